@@ -1,0 +1,1 @@
+//! The lab: an emulated host with a real kernel, a real (emulated) IOMMU and PCI cards, on which gpuferry is tried.

@@ -1,0 +1,1 @@
+//! gpuferry carries a GPU from a Linux host to a KVM guest and back.

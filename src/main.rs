@@ -1,0 +1,2 @@
+//! The `gpuferry` command.
+fn main() {}
