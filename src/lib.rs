@@ -1,1 +1,7 @@
 //! gpuferry carries a GPU from a Linux host to a KVM guest and back.
+pub mod cli;
+pub mod error;
+pub mod host;
+pub mod judge;
+pub mod machine;
+pub mod pci;

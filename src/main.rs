@@ -1,2 +1,4 @@
-//! The `gpuferry` command.
-fn main() {}
+//! The `gpuferry` command: everything is in the library.
+fn main() {
+    std::process::exit(gpuferry::cli::main(std::env::args_os()) as i32)
+}

@@ -1,0 +1,86 @@
+//! The command line: one file a verb. Parses words, calls the library, prints; decides nothing itself.
+
+use crate::error::{Error, Result, Status};
+use clap::{Parser, Subcommand};
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+};
+
+/// Carries a GPU from this host to a KVM guest and back.
+#[derive(Debug, Parser)]
+#[command(name = "gpuferry", version, about, propagate_version = true)]
+pub struct Cli {
+    /// Print JSON instead of text.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Look at a saved tree instead of this machine (read-only verbs).
+    #[arg(long, global = true, value_name = "DIR")]
+    pub host: Option<PathBuf>,
+    /// What to do; without it, the machine and the next step are shown.
+    #[command(subcommand)]
+    pub verb: Option<Verb>,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {}
+
+/// What every verb is given.
+#[derive(Debug)]
+pub struct Context {
+    /// Print JSON instead of text.
+    pub json: bool,
+    /// The tree to look at instead of this machine.
+    pub host: Option<PathBuf>,
+}
+
+/// Runs the program on these words and returns its exit status.
+pub fn main(words: impl IntoIterator<Item = std::ffi::OsString>) -> Status {
+    let cli = match Cli::try_parse_from(words) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors; clap knows which stream is right.
+            let _ = error.print();
+            return if error.use_stderr() { Status::Usage } else { Status::Done };
+        }
+    };
+    let context = Context { json: cli.json, host: cli.host };
+    match run(&context, cli.verb) {
+        Ok(status) => status,
+        Err(error) => report(&context, &error),
+    }
+}
+
+fn run(context: &Context, verb: Option<Verb>) -> Result<Status> {
+    let _ = context;
+    match verb {
+        Some(verb) => match verb {},
+        None => Ok(Status::Done),
+    }
+}
+
+/// Prints an error where a person, or a program that asked for JSON, looks for it.
+fn report(context: &Context, error: &Error) -> Status {
+    let status = error.status;
+    let text = if context.json {
+        serde_json::json!({ "schema": 1, "error": {
+            "status": status as u8, "message": error.message, "details": error.details, "hints": error.hints } })
+        .to_string()
+    } else {
+        error.to_string()
+    };
+    // With a closed standard error there is nobody left to tell; the status still does.
+    let _ = writeln!(io::stderr(), "{text}");
+    status
+}
+
+/// Writes to standard output. A reader that went away (`| head`) is no error.
+pub fn print(text: &str) -> Result<()> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Error::failed(format!("cannot write to standard output: {}", crate::error::said(&error))))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,432 @@
+//! Linux: the real machine below one folder descriptor.
+//!
+//! Every path is resolved by the kernel with `RESOLVE_IN_ROOT` (openat2(2)), so that a link in a mounted or
+//! saved root cannot lead out of it. Knows nothing of GPUs.
+
+use super::{FileKind, Finished, Lock, MAX_OUTPUT, MAX_READ, Machine, Ownership, Program, Root, Space, Stat};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    fs::{self, AtFlags, Mode, OFlags, ResolveFlags},
+    io::Errno,
+    net::{AddressFamily, RecvFlags, SocketFlags, SocketType, netlink},
+    time::{ClockId, Timespec, clock_gettime},
+};
+use std::{
+    ffi::{OsStr, OsString},
+    fs::File,
+    io::{self, Read, Write},
+    os::fd::{AsFd, OwnedFd},
+    os::unix::{ffi::OsStrExt, ffi::OsStringExt, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+/// This machine, or the one whose root is mounted at a folder.
+#[derive(Debug)]
+pub struct Live {
+    root: OwnedFd,
+    events: Option<OwnedFd>,
+}
+
+impl Live {
+    /// The machine whose root folder this is; `/` is the running one.
+    pub fn open(root: &Path) -> io::Result<Self> {
+        let root = fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(Self { root, events: listen().ok() })
+    }
+
+    fn at(&self, path: &Path, flags: OFlags, mode: u32) -> io::Result<OwnedFd> {
+        let mode = Mode::from_raw_mode(mode);
+        loop {
+            match fs::openat2(&self.root, path, flags | OFlags::CLOEXEC, mode, ResolveFlags::IN_ROOT) {
+                // The tree moved under the lookup (openat2(2)): look again.
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                done => return Ok(done?),
+            }
+        }
+    }
+
+    /// The folder that holds a path, and the name in it.
+    fn parent<'p>(&self, path: &'p Path) -> io::Result<(OwnedFd, &'p OsStr)> {
+        let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a path without a name"));
+        };
+        Ok((self.at(folder, OFlags::PATH | OFlags::DIRECTORY, 0)?, name))
+    }
+}
+
+/// Listens to the kernel's own device events (group 1 of NETLINK_KOBJECT_UEVENT; lib/kobject_uevent.c).
+fn listen() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(
+        AddressFamily::NETLINK,
+        SocketType::DGRAM,
+        flags,
+        Some(netlink::KOBJECT_UEVENT),
+    )?;
+    rustix::net::bind(&socket, &netlink::SocketAddrNetlink::new(0, 1))?;
+    Ok(socket)
+}
+
+fn xattrs(file: &OwnedFd) -> Vec<(String, Vec<u8>)> {
+    let mut names = vec![0_u8; 16 << 10];
+    let Ok(length) = fs::flistxattr(file, names.as_mut_slice()) else { return Vec::new() };
+    let names = names.get(..length).unwrap_or_default().split(|b| *b == 0).filter(|name| !name.is_empty());
+    let with_values = names.filter_map(|name| {
+        let mut value = vec![0_u8; 64 << 10];
+        let length = fs::fgetxattr(file, OsStr::from_bytes(name), value.as_mut_slice()).ok()?;
+        value.truncate(length);
+        Some((String::from_utf8(name.to_vec()).ok()?, value))
+    });
+    with_values.collect()
+}
+
+impl Root for Live {
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        // NONBLOCK: a pipe in the place of a file must not hold us up.
+        let file = File::from(self.at(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, 0)?);
+        let mut bytes = Vec::new();
+        file.take(MAX_READ + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > MAX_READ {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "the file is larger than 1 GiB"));
+        }
+        Ok(bytes)
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<OsString>> {
+        let folder = self.at(path, OFlags::RDONLY | OFlags::DIRECTORY, 0)?;
+        let mut names = Vec::new();
+        for entry in fs::Dir::read_from(&folder)? {
+            let name = OsStr::from_bytes(entry?.file_name().to_bytes()).to_owned();
+            if name != "." && name != ".." {
+                names.push(name);
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn readlink(&self, path: &Path) -> io::Result<PathBuf> {
+        let (folder, name) = self.parent(path)?;
+        let target = fs::readlinkat(&folder, name, Vec::new())?;
+        Ok(PathBuf::from(OsString::from_vec(target.into_bytes())))
+    }
+
+    fn stat(&self, path: &Path) -> io::Result<Stat> {
+        let place = self.at(path, OFlags::PATH | OFlags::NOFOLLOW, 0)?;
+        let stat = fs::fstat(&place)?;
+        let kind = match fs::FileType::from_raw_mode(stat.st_mode) {
+            fs::FileType::RegularFile => FileKind::File,
+            fs::FileType::Directory => FileKind::Folder,
+            fs::FileType::Symlink => FileKind::Link,
+            _ => FileKind::Other,
+        };
+        // O_PATH descriptors have no xattr calls before Linux 6.13: open what can be opened harmlessly.
+        let xattrs = match kind {
+            FileKind::File | FileKind::Folder => {
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+                self.at(path, flags, 0).map_or_else(|_| Vec::new(), |file| xattrs(&file))
+            }
+            FileKind::Link | FileKind::Other => Vec::new(),
+        };
+        let ownership = Ownership { mode: stat.st_mode & 0o7777, uid: stat.st_uid, gid: stat.st_gid, xattrs };
+        Ok(Stat { kind, size: u64::try_from(stat.st_size).unwrap_or(0), ownership })
+    }
+}
+
+/// A lock on an open file; the kernel lets go when the descriptor closes.
+struct FileLock(#[allow(dead_code, reason = "held for its drop")] OwnedFd);
+impl Lock for FileLock {}
+
+impl Machine for Live {
+    fn write_attribute(&self, path: &Path, value: &str) -> io::Result<()> {
+        let file = self.at(path, OFlags::WRONLY | OFlags::NOCTTY, 0)?;
+        match rustix::io::write(&file, value.as_bytes())? {
+            written if written == value.len() => Ok(()),
+            _ => Err(io::Error::new(io::ErrorKind::WriteZero, "the attribute took only a part")),
+        }
+    }
+
+    fn create(&self, path: &Path, bytes: &[u8], ownership: &Ownership) -> io::Result<()> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+        let mut file = File::from(self.at(path, flags, 0o600)?);
+        let filled = (|| {
+            file.write_all(bytes)?;
+            let stat = fs::fstat(&file)?;
+            if (stat.st_uid, stat.st_gid) != (ownership.uid, ownership.gid) {
+                let (uid, gid) = (fs::Uid::from_raw(ownership.uid), fs::Gid::from_raw(ownership.gid));
+                fs::fchown(&file, Some(uid), Some(gid))?;
+            }
+            // After the owner: chown clears set-uid bits.
+            fs::fchmod(&file, Mode::from_raw_mode(ownership.mode))?;
+            for (name, value) in &ownership.xattrs {
+                fs::fsetxattr(&file, name.as_str(), value, fs::XattrFlags::empty())?;
+            }
+            file.sync_all()
+        })();
+        if filled.is_err() {
+            // Half a file (a full disk) is worse than none; that it failed is what is reported.
+            let _ = self.remove(path);
+        }
+        filled
+    }
+
+    fn append(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let mut file = File::from(self.at(path, OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND, 0o600)?);
+        file.write_all(bytes)?;
+        file.sync_data()
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let ((from_folder, from), (to_folder, to)) = (self.parent(from)?, self.parent(to)?);
+        Ok(fs::renameat(&from_folder, from, &to_folder, to)?)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        let (folder, name) = self.parent(path)?;
+        Ok(fs::unlinkat(&folder, name, AtFlags::empty())?)
+    }
+
+    fn make_folder(&self, path: &Path, mode: u32) -> io::Result<()> {
+        let (folder, name) = self.parent(path)?;
+        fs::mkdirat(&folder, name, Mode::from_raw_mode(0o700))?;
+        // The umask is not asked: the mode is what the plan shows.
+        let made = self.at(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW, 0)?;
+        Ok(fs::fchmod(&made, Mode::from_raw_mode(mode))?)
+    }
+
+    fn remove_folder(&self, path: &Path) -> io::Result<()> {
+        let (folder, name) = self.parent(path)?;
+        Ok(fs::unlinkat(&folder, name, AtFlags::REMOVEDIR)?)
+    }
+
+    fn sync_file(&self, path: &Path) -> io::Result<()> {
+        Ok(fs::fsync(self.at(path, OFlags::RDONLY, 0)?)?)
+    }
+
+    fn sync_folder(&self, path: &Path) -> io::Result<()> {
+        Ok(fs::fsync(self.at(path, OFlags::RDONLY | OFlags::DIRECTORY, 0)?)?)
+    }
+
+    fn space(&self, path: &Path) -> io::Result<Space> {
+        let place = self.at(path, OFlags::PATH, 0)?;
+        let (space, stat) = (fs::fstatvfs(&place)?, fs::fstat(&place)?);
+        let read_only = space.f_flag.contains(fs::StatVfsMountFlags::RDONLY);
+        Ok(Space { free: space.f_frsize * space.f_bfree, read_only, device: stat.st_dev })
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
+        let file = self.at(path, OFlags::RDWR | OFlags::CREATE, 0o600)?;
+        match fs::flock(&file, fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Box::new(FileLock(file)))),
+            Err(Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn run(&self, program: &Program) -> io::Result<Finished> {
+        let mut child = command(program).spawn()?;
+        let finished = attend(&mut child, program);
+        if finished.is_err() {
+            // It is ours and has no reader any more; its end is all that is left to wait for.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        finished
+    }
+
+    fn now(&self) -> Duration {
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default()
+    }
+
+    fn uptime(&self) -> Duration {
+        let now = clock_gettime(ClockId::Boottime);
+        Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
+    }
+
+    fn pause(&self, at_most: Duration) {
+        let timeout = timespec(at_most);
+        let Some(events) = &self.events else {
+            let _ = poll(&mut [], Some(&timeout));
+            return;
+        };
+        let ready = poll(&mut [PollFd::new(events, PollFlags::IN)], Some(&timeout));
+        if ready.is_ok_and(|count| count > 0) {
+            // What the event says does not matter: the state is read again. Empty the queue.
+            let mut event = [0_u8; 8192];
+            while rustix::net::recv(events, event.as_mut_slice(), RecvFlags::DONTWAIT).is_ok() {}
+        }
+    }
+}
+
+fn timespec(duration: Duration) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: duration.subsec_nanos().into(),
+    }
+}
+
+/// The command of a program: its own process group, so that a deadline reaches its children too, and nothing of
+/// our environment.
+fn command(program: &Program) -> Command {
+    let mut command = Command::new(&program.path);
+    command
+        .args(&program.args)
+        .env_clear()
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("LC_ALL", "C")
+        .env("HOME", "/root")
+        .current_dir("/")
+        .process_group(0)
+        .stdin(if program.stdin.is_empty() { Stdio::null() } else { Stdio::piped() })
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// Feeds and reads a child until both its pipes close and it has ended, or the deadline passes.
+fn attend(child: &mut Child, program: &Program) -> io::Result<Finished> {
+    let end = Instant::now() + program.deadline;
+    let stdin = child.stdin.take().map(|pipe| (pipe, program.stdin.clone()));
+    let feeder = stdin.map(|(mut pipe, bytes)| {
+        // A program that does not read its input closes the pipe: its own status tells.
+        std::thread::spawn(move || drop(pipe.write_all(&bytes)))
+    });
+    let (out, err) = (child.stdout.take(), child.stderr.take());
+    let mut pipes = [out.map(OwnedFd::from), err.map(OwnedFd::from)];
+    let mut texts = [Vec::new(), Vec::new()];
+    let process = rustix::process::pidfd_open(pid(child)?, rustix::process::PidfdFlags::empty())?;
+    let mut ended = false;
+    while !ended || pipes.iter().any(Option::is_some) {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            let _ = rustix::process::kill_process_group(pid(child)?, rustix::process::Signal::KILL);
+            child.wait()?;
+            return Ok(finished(None, texts));
+        }
+        // A grandchild that keeps the pipes open (a daemon) does not hold us up once the program has ended.
+        let left = if ended { left.min(Duration::from_millis(200)) } else { left };
+        let mut waits = vec![PollFd::new(&process, PollFlags::IN)];
+        waits.extend(pipes.iter().flatten().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
+        if ended {
+            waits.remove(0);
+        }
+        match poll(&mut waits, Some(&timespec(left))) {
+            Ok(0) if ended => break,
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        drop(waits);
+        for (pipe, text) in pipes.iter_mut().zip(&mut texts) {
+            if pipe.as_ref().is_some_and(|open| !drain(open, text)) {
+                *pipe = None;
+            }
+        }
+        ended = ended || child.try_wait()?.is_some();
+    }
+    if let Some(feeder) = feeder {
+        let _ = feeder.join();
+    }
+    Ok(finished(child.wait()?.code(), texts))
+}
+
+fn pid(child: &Child) -> io::Result<rustix::process::Pid> {
+    let raw = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
+    raw.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a process without a number"))
+}
+
+/// Reads what is there; false when the pipe has closed.
+fn drain(pipe: &OwnedFd, text: &mut Vec<u8>) -> bool {
+    let mut wait = [PollFd::new(pipe, PollFlags::IN)];
+    let mut piece = [0_u8; 16 << 10];
+    while poll(&mut wait, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0) {
+        match rustix::io::read(pipe.as_fd(), &mut piece) {
+            Ok(0) => return false,
+            Ok(count) => {
+                let room = MAX_OUTPUT.saturating_sub(text.len()).min(count);
+                text.extend_from_slice(&piece[..room]);
+            }
+            Err(Errno::INTR) => {}
+            Err(_) => return false,
+        }
+    }
+    true
+}
+
+fn finished(status: Option<i32>, [stdout, stderr]: [Vec<u8>; 2]) -> Finished {
+    Finished { status, stdout, stderr }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn here() -> Live {
+        Live::open(Path::new("/")).unwrap()
+    }
+
+    #[test]
+    fn a_link_does_not_lead_out_of_the_root() {
+        let folder = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", folder.path().join("link")).unwrap();
+        let root = Live::open(folder.path()).unwrap();
+        assert_eq!(root.read(Path::new("/link")).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(root.readlink(Path::new("/link")).unwrap(), Path::new("/etc/passwd"));
+        assert!(root.read(Path::new("/../../../../etc/passwd")).is_err());
+    }
+
+    #[test]
+    fn files_are_made_whole_and_not_over_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Live::open(folder.path()).unwrap();
+        let owner = std::fs::metadata(folder.path()).unwrap();
+        use std::os::unix::fs::MetadataExt;
+        let ownership = Ownership { mode: 0o751, uid: owner.uid(), gid: owner.gid(), xattrs: vec![] };
+        root.create(Path::new("/f"), b"one", &ownership).unwrap();
+        assert_eq!(root.stat(Path::new("/f")).unwrap().ownership, ownership);
+        let again = root.create(Path::new("/f"), b"two", &ownership).unwrap_err();
+        assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(root.read(Path::new("/f")).unwrap(), b"one");
+        root.append(Path::new("/f"), b" more").unwrap();
+        root.rename(Path::new("/f"), Path::new("/g")).unwrap();
+        assert_eq!(root.text(Path::new("/g")).unwrap(), "one more");
+    }
+
+    #[test]
+    fn a_program_is_fed_and_read() {
+        let mut cat = Program::new("/bin/cat", Duration::from_secs(20));
+        cat.stdin = vec![b'x'; 300_000];
+        let finished = here().run(&cat).unwrap();
+        assert!(finished.ok());
+        assert_eq!(finished.stdout, cat.stdin);
+    }
+
+    #[test]
+    fn a_deadline_ends_a_program_and_its_children() {
+        let slow = Program::new("/bin/sh", Duration::from_millis(300)).args(["-c", "sleep 100; true"]);
+        let begun = Instant::now();
+        assert_eq!(here().run(&slow).unwrap().status, None);
+        assert!(begun.elapsed() < Duration::from_secs(20));
+    }
+
+    #[test]
+    fn a_daemon_left_behind_does_not_hold_us() {
+        let leaves = Program::new("/bin/sh", Duration::from_secs(60)).args(["-c", "sleep 3 & echo hi"]);
+        let begun = Instant::now();
+        let finished = here().run(&leaves).unwrap();
+        assert_eq!((finished.status, finished.stdout.as_slice()), (Some(0), &b"hi\n"[..]));
+        assert!(begun.elapsed() < Duration::from_secs(3));
+    }
+
+    #[test]
+    fn a_lock_is_held_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Live::open(folder.path()).unwrap();
+        let held = root.lock(Path::new("/lock")).unwrap();
+        assert!(held.is_some());
+        assert!(root.lock(Path::new("/lock")).unwrap().is_none());
+        drop(held);
+        assert!(root.lock(Path::new("/lock")).unwrap().is_some());
+    }
+}

@@ -1,0 +1,225 @@
+//! The only door to the outside: every read, write, program and wait goes through [`Root`] or [`Machine`].
+//!
+//! [`live`] is Linux. Nothing else in the program opens a file, starts a program or looks at the clock, which is
+//! what lets the same code run on a captured machine and on a simulated one that loses power at any operation.
+//! Paths are absolute and lie below the door's root.
+
+pub mod live;
+
+use std::{
+    ffi::{OsStr, OsString},
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// What kind of thing a path names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileKind {
+    /// A regular file (attributes of sysfs are regular files too).
+    File,
+    /// A folder.
+    Folder,
+    /// A symbolic link.
+    Link,
+    /// A device node, socket or pipe.
+    Other,
+}
+
+/// Mode, owner and extended attributes of a file: what an undo has to give back besides the bytes.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Ownership {
+    /// Permission bits, with set-uid, set-gid and sticky (12 bits).
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Extended attributes by name (SELinux labels, capabilities, ACLs).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub xattrs: Vec<(String, Vec<u8>)>,
+}
+
+impl Ownership {
+    /// Root's file with this mode and no extended attributes.
+    pub fn root(mode: u32) -> Self {
+        Self { mode, uid: 0, gid: 0, xattrs: Vec::new() }
+    }
+}
+
+/// What a look at a path tells, without following a link at its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stat {
+    /// File, folder, link or something else.
+    pub kind: FileKind,
+    /// Bytes.
+    pub size: u64,
+    /// Mode, owner, extended attributes.
+    pub ownership: Ownership,
+}
+
+/// Reading: all that looking at a machine needs. A capture or a saved tree has this much.
+pub trait Root {
+    /// The whole file, links followed below the root. Refuses what is larger than [`MAX_READ`].
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
+    /// The names in a folder, sorted.
+    fn list(&self, path: &Path) -> io::Result<Vec<OsString>>;
+    /// Where a link points, as it is written there.
+    fn readlink(&self, path: &Path) -> io::Result<PathBuf>;
+    /// What is at a path; a link at its end is not followed.
+    fn stat(&self, path: &Path) -> io::Result<Stat>;
+
+    /// The file as text without trailing white space; bytes that are no UTF-8 are replaced.
+    fn text(&self, path: &Path) -> io::Result<String> {
+        let bytes = self.read(path)?;
+        Ok(String::from_utf8_lossy(&bytes).trim_end().to_owned())
+    }
+
+    /// True where something is at the path (a dangling link counts).
+    fn exists(&self, path: &Path) -> bool {
+        self.stat(path).is_ok()
+    }
+
+    /// The last component of a link's target: the name of a driver, a group, a subsystem.
+    fn link_name(&self, path: &Path) -> io::Result<String> {
+        let target = self.readlink(path)?;
+        let name = target.file_name().map(|name| name.to_string_lossy().into_owned());
+        name.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a link that ends in no name"))
+    }
+}
+
+/// The largest file that [`Root::read`] returns, in bytes: initramfs images are the largest that are read.
+pub const MAX_READ: u64 = 1 << 30;
+
+/// A program to run: by absolute path, with a clean environment, no shell, and a deadline.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program {
+    /// Absolute path of the binary.
+    pub path: PathBuf,
+    /// Arguments after the name.
+    pub args: Vec<OsString>,
+    /// Bytes for standard input; nothing but an end of file otherwise.
+    pub stdin: Vec<u8>,
+    /// How long it may take before it is killed.
+    pub deadline: Duration,
+}
+
+impl Program {
+    /// A program by absolute path, with a deadline.
+    pub fn new(path: impl Into<PathBuf>, deadline: Duration) -> Self {
+        Self { path: path.into(), args: Vec::new(), stdin: Vec::new(), deadline }
+    }
+
+    /// Adds an argument.
+    #[must_use]
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.args.push(arg.as_ref().to_owned());
+        self
+    }
+
+    /// Adds arguments.
+    #[must_use]
+    pub fn args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
+        self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self
+    }
+
+    /// The command as a person would type it, for messages only.
+    pub fn shown(&self) -> String {
+        let words = std::iter::once(self.path.as_os_str()).chain(self.args.iter().map(OsString::as_os_str));
+        words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// How a program ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finished {
+    /// Exit status; `None` when a signal or the deadline ended it.
+    pub status: Option<i32>,
+    /// What it printed (the first [`MAX_OUTPUT`] bytes).
+    pub stdout: Vec<u8>,
+    /// What it complained about (the first [`MAX_OUTPUT`] bytes).
+    pub stderr: Vec<u8>,
+}
+
+/// How much of a program's output is kept, in bytes.
+pub const MAX_OUTPUT: usize = 4 << 20;
+
+impl Finished {
+    /// True for exit status 0.
+    pub fn ok(&self) -> bool {
+        self.status == Some(0)
+    }
+}
+
+/// Space of the filesystem that holds a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes that root can still write.
+    pub free: u64,
+    /// True where the filesystem is mounted read-only.
+    pub read_only: bool,
+    /// Where it is part of what: two paths on one filesystem have the same number.
+    pub device: u64,
+}
+
+/// Changing: what carries steps out. One method is one operation that can fail, hang, or be the last before a
+/// power cut.
+pub trait Machine: Root {
+    /// Writes an attribute of sysfs or procfs with a single `write(2)`; nothing is created.
+    fn write_attribute(&self, path: &Path, value: &str) -> io::Result<()>;
+
+    /// Creates a file that must not exist yet, with these bytes and this ownership, and brings it to the disk.
+    fn create(&self, path: &Path, bytes: &[u8], ownership: &Ownership) -> io::Result<()>;
+    /// Appends to a file (created for root alone where missing) and brings it to the disk.
+    fn append(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
+    /// Renames a file over another or to a new name.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Removes a file or link.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Makes a folder with this mode.
+    fn make_folder(&self, path: &Path, mode: u32) -> io::Result<()>;
+    /// Removes an empty folder.
+    fn remove_folder(&self, path: &Path) -> io::Result<()>;
+    /// Brings a file's bytes to the disk (`fsync`): for files that another program wrote.
+    fn sync_file(&self, path: &Path) -> io::Result<()>;
+    /// Brings a folder's names to the disk: after a create, rename or remove in it.
+    fn sync_folder(&self, path: &Path) -> io::Result<()>;
+    /// Space below a path.
+    fn space(&self, path: &Path) -> io::Result<Space>;
+    /// Takes a lock on a file (created where missing); `None` where somebody else holds it. It ends with the value
+    /// or the process.
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>>;
+
+    /// Runs a program to its end or its deadline. An error means that it could not be started.
+    fn run(&self, program: &Program) -> io::Result<Finished>;
+
+    /// Wall clock, since 1970. For records that people read.
+    fn now(&self) -> Duration;
+    /// Time since boot. For deadlines.
+    fn uptime(&self) -> Duration;
+    /// Waits until the kernel announces a device event, at most this long. For [`wait_until`].
+    fn pause(&self, at_most: Duration);
+}
+
+/// A lock that is held until it is dropped.
+pub trait Lock {}
+
+/// Waits until `done` holds: looks, then waits for the next device event or a growing pause, and looks again.
+///
+/// Returns whether it came true before the deadline. The only way to wait for a state in this program.
+pub fn wait_until(machine: &dyn Machine, deadline: Duration, mut done: impl FnMut() -> bool) -> bool {
+    let end = machine.uptime() + deadline;
+    let mut pause = Duration::from_millis(2);
+    loop {
+        if done() {
+            return true;
+        }
+        let left = end.saturating_sub(machine.uptime());
+        if left.is_zero() {
+            return false;
+        }
+        machine.pause(pause.min(left));
+        pause = (pause * 2).min(Duration::from_millis(250));
+    }
+}
