@@ -1,0 +1,48 @@
+# The two commands of the README are `make demo` and `make test`. Everything else serves those who build gpuferry.
+#
+# Each installs what it needs from the distribution (as root, or with sudo), then builds and runs.
+
+CARGO ?= $(shell command -v cargo || echo $(HOME)/.cargo/bin/cargo)
+PREFIX ?= /usr/local
+TARGET := x86_64-unknown-linux-gnu
+# One file that runs on any host and in a rescue shell. `--target` keeps the flag away from build scripts.
+STATIC := RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --locked --target $(TARGET) --target-dir target/static
+BINARY := target/static/$(TARGET)/release/gpuferry
+
+.PHONY: help demo test check soak bench packages static man install
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+demo: packages ## carry a card over and back, in an emulated host, showing each step
+	$(CARGO) run --release --locked -q -p lab -- demo
+
+test: packages ## every test, the lab's cases too
+	$(CARGO) test --locked --workspace
+
+check: ## format, lints, documentation, supply chain
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --workspace --no-deps -q
+	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny --offline check licenses bans sources; \
+	else echo 'cargo-deny is not installed: licences and sources were not checked'; fi
+
+soak: packages ## what does not fit into `make test`: more seeds, more rounds
+	GPUFERRY_SOAK=1 $(CARGO) test --release --locked --workspace
+
+bench: packages ## the figures of docs/performance.md
+	$(CARGO) run --release --locked -q -p lab -- bench
+
+packages:
+	@scripts/install-packages
+
+static: ## one static binary, for any host and for rescue shells
+	$(STATIC) -p gpuferry
+	@echo $(BINARY)
+
+man: static ## man page and shell completions, below target/share
+	$(BINARY) generate target/share
+
+install: man ## install below PREFIX (/usr/local)
+	install -D -m 755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/gpuferry
+	cp -R target/share $(DESTDIR)$(PREFIX)/
