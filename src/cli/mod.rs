@@ -1,5 +1,7 @@
 //! The command line: one file a verb. Parses words, calls the library, prints; decides nothing itself.
 
+mod generate;
+
 use crate::error::{Error, Result, Status};
 use clap::{Parser, Subcommand};
 use std::{
@@ -24,7 +26,11 @@ pub struct Cli {
 
 /// The verbs.
 #[derive(Debug, Subcommand)]
-pub enum Verb {}
+pub enum Verb {
+    /// Write man pages and shell completions below a folder, for packagers.
+    #[command(hide = true)]
+    Generate(generate::Generate),
+}
 
 /// What every verb is given.
 #[derive(Debug)]
@@ -55,7 +61,7 @@ pub fn main(words: impl IntoIterator<Item = std::ffi::OsString>) -> Status {
 fn run(context: &Context, verb: Option<Verb>) -> Result<Status> {
     let _ = context;
     match verb {
-        Some(verb) => match verb {},
+        Some(Verb::Generate(verb)) => verb.run(),
         None => Ok(Status::Done),
     }
 }
