@@ -4,7 +4,24 @@
 //! fact that could not be read is `None`, [`Known::Unknown`] or an `Unknown` variant, never a default. Judging and
 //! planning are pure functions over this; nothing here decides anything.
 
-use crate::pci::{Address, Class, DeviceId, DevicePath};
+mod console;
+mod cpu;
+mod firmware;
+pub mod gpu;
+mod iommu;
+pub mod kernel;
+mod look;
+mod observe;
+mod pci;
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use observe::observe;
+
+use crate::{
+    error::{Error, Result},
+    pci::{Address, Class, DeviceId, DevicePath},
+};
 use serde::{Deserialize, Serialize};
 
 /// Where the facts come from.
@@ -50,6 +67,9 @@ pub struct Host {
     pub framebuffers: Vec<Framebuffer>,
     /// Virtual terminal back ends (/sys/class/vtconsole), by number.
     pub consoles: Vec<Console>,
+    /// Keyboards behind PCI functions (through their USB controllers). `None`: not looked at.
+    #[serde(default)]
+    pub keyboards: Option<Vec<Keyboard>>,
     /// True where systemd is the service manager (/run/systemd/system is there).
     pub systemd: bool,
     /// What could not be read, and why, in sentences for a person.
@@ -58,6 +78,9 @@ pub struct Host {
 
 /// The version of [`Host`]'s form.
 pub const SCHEMA: u32 = 1;
+
+/// Bridges above a function; a real tree has fewer than ten.
+const MAX_DEPTH: usize = 64;
 
 /// The processor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -236,9 +259,39 @@ pub struct Function {
     pub linked: Vec<Address>,
     /// Modalias of the kernel.
     pub modalias: Option<String>,
+    /// The physical function that this virtual function (SR-IOV) belongs to.
+    #[serde(default)]
+    pub physical_function: Option<Address>,
 }
 
 impl Function {
+    /// A function of which only address and class are known.
+    pub fn new(address: Address, class: Class) -> Self {
+        Self {
+            address,
+            path: None,
+            class,
+            vendor: None,
+            device: None,
+            subsystem_vendor: None,
+            subsystem_device: None,
+            revision: None,
+            name: None,
+            driver: None,
+            modules: Vec::new(),
+            driver_override: None,
+            iommu_group: None,
+            boot_vga: None,
+            parent: None,
+            power: None,
+            header_type: None,
+            link: None,
+            linked: Vec::new(),
+            modalias: None,
+            physical_function: None,
+        }
+    }
+
     /// Vendor and device, where both are known.
     pub fn id(&self) -> Option<DeviceId> {
         Some(DeviceId { vendor: self.vendor?, device: self.device? })
@@ -307,6 +360,9 @@ pub struct Gpu {
     pub identical_to: Vec<Address>,
     /// Functions of other devices in the same groups, which would have to go too. PCI bridges do not count.
     pub companions: Vec<Address>,
+    /// Connectors with a display on them (`DP-1`), as the driver last saw them. `None`: no driver that tells.
+    #[serde(default)]
+    pub displays: Option<Vec<String>>,
     /// Whether there are companions.
     pub isolation: Isolation,
     /// Whether it can be lent: filled by the judge.
@@ -373,6 +429,9 @@ pub struct Disk {
 pub struct DiskUse {
     /// The block device that is used: `nvme0n1p2`, `dm-0`.
     pub device: String,
+    /// What the device mapper calls it: `vg0-root`.
+    #[serde(default)]
+    pub mapped: Option<String>,
     /// What for.
     #[serde(flatten)]
     pub purpose: Purpose,
@@ -433,10 +492,58 @@ pub struct Console {
     pub bound: bool,
 }
 
+/// A keyboard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keyboard {
+    /// Its name, as the kernel has it from the device.
+    pub name: String,
+    /// The function that it hangs on; `None` for what is not behind PCI (PS/2).
+    pub function: Option<Address>,
+}
+
 impl Host {
+    /// A machine of which nothing is known: where every observation begins.
+    pub fn unknown(source: Source) -> Self {
+        Self {
+            schema: SCHEMA,
+            source,
+            cpu: Cpu { vendor: CpuVendor::Other, virtualization: Virtualization::Unknown, model: None },
+            iommu: Iommu { state: Known::Unknown, interrupt_remapping: None, passthrough_mode: None },
+            acpi: Acpi { dmar: None, ivrs: None },
+            kernel: Kernel { release: None, cmdline: None },
+            boot: Boot { uefi: None, loader: None, initramfs: None, kernels: Vec::new(), distribution: None },
+            functions: Vec::new(),
+            groups: Vec::new(),
+            gpus: Vec::new(),
+            storage: None,
+            network: None,
+            framebuffers: Vec::new(),
+            consoles: Vec::new(),
+            keyboards: None,
+            systemd: false,
+            unseen: Vec::new(),
+        }
+    }
+
+    /// The functions above this one, nearest first: bridges up to the root port, and what hides a domain (VMD).
+    pub fn above(&self, address: Address) -> impl Iterator<Item = Address> + '_ {
+        let parent = |address: &Address| self.function(*address).and_then(|function| function.parent);
+        // A capture could name itself as its own parent.
+        std::iter::successors(parent(&address), parent).take(MAX_DEPTH)
+    }
+
     /// The function at an address.
     pub fn function(&self, address: Address) -> Option<&Function> {
         self.functions.iter().find(|function| function.address == address)
+    }
+
+    /// The function at an address that somebody named, or an error that says there is none (status 2).
+    pub fn require(&self, address: Address) -> Result<&Function> {
+        self.function(address).ok_or_else(|| {
+            Error::usage(format!("there is no PCI function {address} on this machine"))
+                .detail("addresses move when cards are added or taken out")
+                .hint("gpuferry inspect devices")
+        })
     }
 
     /// The card whose display function, or one of whose functions, this is.

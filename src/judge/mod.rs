@@ -2,6 +2,12 @@
 //!
 //! A rule reads nothing and prints nothing.
 
+mod protect;
+mod verdict;
+
+pub use protect::{Refusal, protect, refusal};
+pub use verdict::gpus;
+
 use crate::pci::Address;
 use serde::{Deserialize, Serialize};
 

@@ -94,6 +94,23 @@ impl Root for Live {
         Ok(bytes)
     }
 
+    fn read_start(&self, path: &Path, length: usize) -> io::Result<Vec<u8>> {
+        let file = self.at(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, 0)?;
+        let mut bytes = vec![0; length];
+        let mut filled = 0;
+        // No read may be larger than what was asked for: the kernel would fetch it from the device.
+        while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            match rustix::io::read(&file, rest) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        bytes.truncate(filled);
+        Ok(bytes)
+    }
+
     fn list(&self, path: &Path) -> io::Result<Vec<OsString>> {
         let folder = self.at(path, OFlags::RDONLY | OFlags::DIRECTORY, 0)?;
         let mut names = Vec::new();

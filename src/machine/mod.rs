@@ -62,6 +62,12 @@ pub struct Stat {
 pub trait Root {
     /// The whole file, links followed below the root. Refuses what is larger than [`MAX_READ`].
     fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
+    /// The first bytes of a file, at most `length`: for attributes whose every byte is an access to a device.
+    fn read_start(&self, path: &Path, length: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = self.read(path)?;
+        bytes.truncate(length);
+        Ok(bytes)
+    }
     /// The names in a folder, sorted.
     fn list(&self, path: &Path) -> io::Result<Vec<OsString>>;
     /// Where a link points, as it is written there.

@@ -1,0 +1,168 @@
+//! Graphics cards: which functions a card is made of, what kind it is, and who shares its groups.
+//!
+//! Pure: works on [`Host`]'s functions and groups. A **companion** is a function of another device that is in one
+//! of a card's IOMMU groups, and so would have to go along. PCI bridges (header type 1) are no companions: VFIO
+//! leaves them with the host (drivers/vfio/vfio_main.c, `vfio_dev_driver_allowed`).
+
+use super::{Function, Gpu, GpuKind, Host, Isolation, Verdict};
+use crate::pci::Address;
+use std::collections::BTreeSet;
+
+/// Vendors (pci.ids).
+const NVIDIA: u16 = 0x10de;
+const INTEL: u16 = 0x8086;
+const AMD_CPU: u16 = 0x1022;
+const ATI: u16 = 0x1002;
+
+/// The display controllers of a machine, without a verdict yet.
+pub fn gpus(host: &Host) -> Vec<Gpu> {
+    let displays: Vec<&Function> =
+        host.functions.iter().filter(|function| leads_a_card(host, function)).collect();
+    let gpu = |display: &&Function| {
+        let kind = kind(host, display);
+        let functions = functions(host, display, kind);
+        let companions = companions(host, &functions);
+        let grouped =
+            functions.iter().any(|own| host.function(*own).is_some_and(|own| own.iommu_group.is_some()));
+        let twins = displays.iter().filter(|other| other.address != display.address);
+        let twins = twins.filter(|other| display.id().is_some() && other.id() == display.id());
+        Gpu {
+            address: display.address,
+            kind,
+            boot_vga: display.boot_vga,
+            identical_to: twins.map(|twin| twin.address).collect(),
+            isolation: match (grouped, companions.is_empty()) {
+                (false, _) => Isolation::Unknown,
+                (true, true) => Isolation::Isolated,
+                (true, false) => Isolation::Shared,
+            },
+            displays: None,
+            functions,
+            companions,
+            verdict: Verdict::Unknown,
+            reasons: Vec::new(),
+        }
+    };
+    displays.iter().map(gpu).collect()
+}
+
+/// A display function that is a card's first: a card's second head (old ATI cards have one as function 1) belongs
+/// to the first.
+fn leads_a_card(host: &Host, function: &Function) -> bool {
+    let first = |other: &&Function| {
+        other.is_display() && other.address.same_slot(function.address) && other.address < function.address
+    };
+    let own_card = function.physical_function.is_some() || is_on_root_bus(function);
+    function.is_display() && (own_card || !host.functions.iter().any(|other| first(&other)))
+}
+
+/// On the root bus are the processor's and the chipset's own devices (and, in a guest, anything).
+fn is_on_root_bus(function: &Function) -> bool {
+    match &function.path {
+        Some(path) => path.below.is_empty(),
+        None => function.address.bus == 0,
+    }
+}
+
+/// What a card is made of, its display function first in order of address.
+fn functions(host: &Host, display: &Function, kind: GpuKind) -> Vec<Address> {
+    let in_slot = |other: &&Function| {
+        other.address.same_slot(display.address) && other.physical_function == display.physical_function
+    };
+    let whole_slot = matches!(kind, GpuKind::Discrete | GpuKind::Virtual | GpuKind::Unknown);
+    if display.physical_function.is_some() {
+        return vec![display.address];
+    }
+    if whole_slot && !is_on_root_bus(display) {
+        let slot = host.functions.iter().filter(in_slot).filter(|other| !other.is_pci_bridge());
+        return slot.map(|other| other.address).collect();
+    }
+    if whole_slot {
+        // On the root bus a slot's functions are devices of their own; a card's share its vendor or its audio.
+        let belongs = |other: &&Function| {
+            let audio = other.class.subclass() == 0x0403;
+            other.address == display.address || other.vendor == display.vendor || audio
+        };
+        let slot =
+            host.functions.iter().filter(in_slot).filter(|other| !other.is_pci_bridge()).filter(belongs);
+        return slot.map(|other| other.address).collect();
+    }
+    // The processor's other functions share the slot number; only the audio that the kernel linked is the card's
+    // (drivers/pci/quirks.c, quirk_gpu_hda: a device link from the audio to the display function).
+    let audio = |other: &&Function| {
+        other.class.subclass() == 0x0403
+            && (other.linked.contains(&display.address) || display.linked.contains(&other.address))
+    };
+    let mut own: BTreeSet<Address> = host.functions.iter().filter(audio).map(|other| other.address).collect();
+    own.insert(display.address);
+    own.into_iter().collect()
+}
+
+/// Functions of other devices in the groups of these.
+fn companions(host: &Host, functions: &[Address]) -> Vec<Address> {
+    let groups: BTreeSet<u32> = functions
+        .iter()
+        .filter_map(|own| host.function(*own).and_then(|function| function.iommu_group))
+        .collect();
+    let shares = |other: &&Function| {
+        let inside = other.iommu_group.is_some_and(|group| groups.contains(&group));
+        inside && !other.is_pci_bridge() && !functions.contains(&other.address)
+    };
+    host.functions.iter().filter(shares).map(|other| other.address).collect()
+}
+
+/// Display controllers that only hypervisors have: Bochs and QEMU, Red Hat's QXL and virtio, VMware's, VirtualBox's,
+/// Hyper-V's (pci.ids).
+const HYPERVISORS: [u16; 6] = [0x1234, 0x1b36, 0x1af4, 0x15ad, 0x80ee, 0x1414];
+
+fn kind(host: &Host, display: &Function) -> GpuKind {
+    let (Some(vendor), Some(device)) = (display.vendor, display.device) else { return GpuKind::Unknown };
+    // QEMU's own devices carry Red Hat's subsystem vendor, whatever they imitate (docs/specs/pci-ids.rst).
+    if HYPERVISORS.contains(&vendor) || display.subsystem_vendor == Some(0x1af4) {
+        return GpuKind::Virtual;
+    }
+    if is_management(vendor, device) {
+        return GpuKind::Management;
+    }
+    let inside = is_on_root_bus(display);
+    match vendor {
+        // Intel's own graphics have been device 2 of the root bus since the 810.
+        INTEL if inside && display.address.device == 2 => GpuKind::Integrated,
+        ATI if inside && has_host_bridge_of(host, &[ATI, AMD_CPU]) => GpuKind::Integrated,
+        // An APU's slot also has the processor's own functions (security processor, USB) with AMD's other id.
+        ATI if shares_slot_with(host, display, AMD_CPU) => GpuKind::Integrated,
+        NVIDIA if inside && has_host_bridge_of(host, &[NVIDIA]) => GpuKind::Integrated,
+        INTEL | ATI | NVIDIA => GpuKind::Discrete,
+        _ if !inside => GpuKind::Discrete,
+        _ => GpuKind::Unknown,
+    }
+}
+
+/// Displays of management controllers (pci.ids): ASPEED, Matrox G200e family, XGI Z7 and Z9, HiSilicon, ATI ES1000,
+/// Silicon Motion SM750, and the Radeon 7000 on remote management cards.
+fn is_management(vendor: u16, device: u16) -> bool {
+    match vendor {
+        0x1a03 => true,
+        0x102b => matches!(device, 0x0520..=0x053f),
+        0x18ca => matches!(device, 0x0020 | 0x0021),
+        0x19e5 => device == 0x1711,
+        ATI => device == 0x515e,
+        0x126f => device == 0x0750,
+        _ => false,
+    }
+}
+
+fn has_host_bridge_of(host: &Host, vendors: &[u16]) -> bool {
+    let is_one = |function: &Function| {
+        function.class.subclass() == 0x0600
+            && function.address.bus == 0
+            && function.vendor.is_some_and(|vendor| vendors.contains(&vendor))
+    };
+    host.functions.iter().any(is_one)
+}
+
+fn shares_slot_with(host: &Host, display: &Function, vendor: u16) -> bool {
+    let neighbour =
+        |other: &&Function| other.address.same_slot(display.address) && other.vendor == Some(vendor);
+    host.functions.iter().any(|other| neighbour(&other))
+}

@@ -1,0 +1,111 @@
+//! Reading for the observers: through the [`Root`] door only, and what is forbidden is noted, not guessed.
+//!
+//! Decides nothing about what it reads. A thing that is not there is `None` without a word: most machines lack most
+//! things. A thing that may not be read is `None` and a sentence in [`Host::unseen`](super::Host::unseen).
+
+use crate::{machine::Root, pci::Address};
+use std::{cell::RefCell, io, path::Path};
+
+/// The door, and what stayed closed.
+pub(super) struct Look<'r> {
+    pub(super) root: &'r dyn Root,
+    unseen: RefCell<Vec<String>>,
+}
+
+impl<'r> Look<'r> {
+    pub(super) fn new(root: &'r dyn Root) -> Self {
+        Self { root, unseen: RefCell::default() }
+    }
+
+    /// What could not be seen, once each.
+    pub(super) fn unseen(self) -> Vec<String> {
+        self.unseen.into_inner()
+    }
+
+    /// Notes something that could not be seen.
+    pub(super) fn note(&self, sentence: String) {
+        let mut unseen = self.unseen.borrow_mut();
+        if !unseen.contains(&sentence) {
+            unseen.push(sentence);
+        }
+    }
+
+    fn kept<T>(&self, path: &str, result: io::Result<T>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                self.note(format!("{path} may not be read: {}", crate::error::said(&error)));
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
+    /// A file as text without trailing white space.
+    pub(super) fn text(&self, path: &str) -> Option<String> {
+        self.kept(path, self.root.text(Path::new(path)))
+    }
+
+    /// A file as text, without a note where it may not be read: for what is a second source only.
+    pub(super) fn text_quietly(&self, path: &str) -> Option<String> {
+        self.root.text(Path::new(path)).ok()
+    }
+
+    /// The first bytes of a file.
+    pub(super) fn start(&self, path: &str, length: usize) -> Option<Vec<u8>> {
+        self.kept(path, self.root.read_start(Path::new(path), length))
+    }
+
+    /// The names in a folder, sorted. Names that are no UTF-8 are no names of the kernel's.
+    pub(super) fn list(&self, path: &str) -> Option<Vec<String>> {
+        let names = self.kept(path, self.root.list(Path::new(path)))?;
+        Some(names.into_iter().filter_map(|name| name.into_string().ok()).collect())
+    }
+
+    /// Where a link points, as text.
+    pub(super) fn link(&self, path: &str) -> Option<String> {
+        let target = self.root.readlink(Path::new(path)).ok()?;
+        Some(target.to_string_lossy().into_owned())
+    }
+
+    /// The last component of a link's target.
+    pub(super) fn link_name(&self, path: &str) -> Option<String> {
+        self.root.link_name(Path::new(path)).ok()
+    }
+
+    /// True where something is at a path.
+    pub(super) fn exists(&self, path: &str) -> bool {
+        self.root.exists(Path::new(path))
+    }
+
+    /// The PCI function that a sysfs link leads through last: a disk's controller, a NIC's function.
+    pub(super) fn function_of(&self, link: &str) -> Option<Address> {
+        self.link(link).and_then(|target| last_function(&target))
+    }
+}
+
+/// The last component of a sysfs path that is a PCI address. What hangs on a USB controller is below it.
+pub(super) fn last_function(path: &str) -> Option<Address> {
+    path.rsplit('/').find_map(full_address)
+}
+
+/// An address with its domain: names such as `1:0.0` (USB interfaces) are none.
+pub(super) fn full_address(component: &str) -> Option<Address> {
+    if component.len() < 12 { None } else { component.parse().ok() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_function_of_a_device() {
+        let usb_disk =
+            "../devices/pci0000:00/0000:00:14.0/usb2/2-1/2-1:1.0/host6/target6:0:0/6:0:0:0/block/sda";
+        assert_eq!(last_function(usb_disk).unwrap().to_string(), "0000:00:14.0");
+        let nvme = "../devices/pci0000:00/0000:00:1d.0/0000:03:00.0/nvme/nvme0/nvme0n1";
+        assert_eq!(last_function(nvme).unwrap().to_string(), "0000:03:00.0");
+        assert_eq!(last_function("../devices/virtual/block/dm-0"), None);
+        assert_eq!(last_function("../devices/pci0000:00/x"), None);
+    }
+}

@@ -1,0 +1,272 @@
+//! PCI functions from sysfs (Documentation/ABI/testing/sysfs-bus-pci). Wakes no device.
+//!
+//! Ids and class come from `modalias`, not from `uevent`: in some kernels (6.10) reading `uevent` takes the device
+//! lock, which a driver that does not let go holds for as long as it likes. Config space and the link attributes
+//! are accesses to the device; they are left alone while it sleeps.
+
+use super::{
+    Function, Link,
+    look::{Look, full_address},
+};
+use crate::pci::{Address, Class, DevicePath};
+
+const DEVICES: &str = "/sys/bus/pci/devices";
+
+/// Bytes of config space up to and with the header type; reading more would be more accesses to the device.
+const HEADER: usize = 16;
+
+/// Every function, by address.
+pub(super) fn functions(look: &Look) -> Vec<Function> {
+    let names = look.list(DEVICES).unwrap_or_default();
+    let addresses = names.iter().filter_map(|name| full_address(name));
+    let mut functions: Vec<Function> = addresses.map(|address| function(look, address)).collect();
+    functions.sort_by_key(|function| function.address);
+    functions
+}
+
+fn function(look: &Look, address: Address) -> Function {
+    let folder = format!("{DEVICES}/{address}");
+    let at = |name: &str| format!("{folder}/{name}");
+    let names = look.list(&folder).unwrap_or_default();
+    let has = |name: &str| names.binary_search_by(|have| have.as_str().cmp(name)).is_ok();
+    let text = |name: &str| if has(name) { look.text(&at(name)) } else { None };
+    let name_of = |name: &str| if has(name) { look.link_name(&at(name)) } else { None };
+
+    let mut function = Function::new(address, Class(0));
+    function.modalias = text("modalias");
+    if let Some(ids) = function.modalias.as_deref().and_then(parse_modalias) {
+        ids.fill(&mut function);
+    } else {
+        let id = |name: &str| text(name).and_then(|text| hex(&text)).and_then(|id| u16::try_from(id).ok());
+        function.class = text("class").and_then(|class| class.parse().ok()).unwrap_or(Class(0));
+        (function.vendor, function.device) = (id("vendor"), id("device"));
+        (function.subsystem_vendor, function.subsystem_device) =
+            (id("subsystem_vendor"), id("subsystem_device"));
+    }
+    function.revision = text("revision").and_then(|text| hex(&text)).and_then(|id| u8::try_from(id).ok());
+    if let Some(place) = look.link(&folder).as_deref().map(parse_place) {
+        (function.path, function.parent) = (place.path, place.parent);
+    }
+    function.driver = name_of("driver");
+    function.driver_override = text("driver_override").filter(|name| name != "(null)" && !name.is_empty());
+    function.iommu_group = name_of("iommu_group").and_then(|group| group.parse().ok());
+    function.boot_vga = text("boot_vga").and_then(|flag| parse_flag(&flag));
+    function.physical_function = name_of("physfn").and_then(|name| full_address(&name));
+    function.linked = names.iter().filter_map(|name| parse_linked(name)).collect();
+
+    let power_state = text("power_state");
+    let runtime = look.text(&at("power/runtime_status"));
+    let awake = is_awake(power_state.as_deref(), runtime.as_deref());
+    function.power = power_state.filter(|state| state != "unknown" && state != "error");
+    if awake {
+        let config = if has("config") { look.start(&at("config"), HEADER) } else { None };
+        function.header_type = config.as_deref().and_then(parse_header_type);
+        function.link = if has("current_link_speed") || has("max_link_speed") {
+            let lanes = |name: &str| text(name).and_then(|text| parse_width(&text));
+            let speed = |name: &str| text(name).and_then(|text| parse_speed(&text));
+            known(Link {
+                speed_gts: speed("current_link_speed"),
+                width: lanes("current_link_width"),
+                max_speed_gts: speed("max_link_speed"),
+                max_width: lanes("max_link_width"),
+            })
+        } else {
+            None
+        };
+    }
+    function
+}
+
+/// What a modalias of a PCI function says: `pci:v000010DEd00002204sv00001458sd0000403Bbc03sc00i00`
+/// (drivers/pci/pci-sysfs.c, `modalias_show`).
+#[derive(Debug, PartialEq, Eq)]
+struct Ids {
+    vendor: u16,
+    device: u16,
+    subsystem_vendor: u16,
+    subsystem_device: u16,
+    class: Class,
+}
+
+impl Ids {
+    fn fill(&self, function: &mut Function) {
+        function.class = self.class;
+        (function.vendor, function.device) = (Some(self.vendor), Some(self.device));
+        // A bridge has no subsystem ids; sysfs says 0000 there.
+        (function.subsystem_vendor, function.subsystem_device) =
+            (Some(self.subsystem_vendor), Some(self.subsystem_device));
+    }
+}
+
+fn parse_modalias(text: &str) -> Option<Ids> {
+    fn field<'t>(text: &'t str, tag: &str, digits: usize) -> Option<(u32, &'t str)> {
+        let rest = text.strip_prefix(tag)?;
+        Some((hex(rest.get(..digits)?)?, rest.get(digits..)?))
+    }
+    let short = |id: u32| u16::try_from(id).ok();
+    let rest = text.strip_prefix("pci:")?;
+    let (vendor, rest) = field(rest, "v", 8)?;
+    let (device, rest) = field(rest, "d", 8)?;
+    let (subsystem_vendor, rest) = field(rest, "sv", 8)?;
+    let (subsystem_device, rest) = field(rest, "sd", 8)?;
+    let (base, rest) = field(rest, "bc", 2)?;
+    let (sub, rest) = field(rest, "sc", 2)?;
+    let (interface, _) = field(rest, "i", 2)?;
+    Some(Ids {
+        vendor: short(vendor)?,
+        device: short(device)?,
+        subsystem_vendor: short(subsystem_vendor)?,
+        subsystem_device: short(subsystem_device)?,
+        class: Class(base << 16 | sub << 8 | interface),
+    })
+}
+
+/// Hex digits, with the `0x` of sysfs or without.
+fn hex(text: &str) -> Option<u32> {
+    let digits = text.strip_prefix("0x").unwrap_or(text);
+    let good = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if good { u32::from_str_radix(digits, 16).ok() } else { None }
+}
+
+fn parse_flag(text: &str) -> Option<bool> {
+    match text {
+        "0" => Some(false),
+        "1" => Some(true),
+        _ => None,
+    }
+}
+
+/// Where a function hangs: from the link in /sys/bus/pci/devices.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Place {
+    path: Option<DevicePath>,
+    parent: Option<Address>,
+}
+
+/// `../../../devices/pci0000:00/0000:00:01.0/0000:01:00.0`: the path begins at the last root bus (`pciDDDD:BB`), so
+/// that what Intel's VMD hides in a domain of its own has a path in that domain; the VMD is still its parent.
+fn parse_place(link: &str) -> Place {
+    let components: Vec<&str> = link.split('/').collect();
+    let after_root_bus = components.iter().rposition(|name| name.starts_with("pci") && name.contains(':'));
+    let all: Vec<Address> = components.iter().filter_map(|name| full_address(name)).collect();
+    let Some(root_bus) = after_root_bus else { return Place::default() };
+    let mut below = components.iter().skip(root_bus + 1).filter_map(|name| full_address(name));
+    let path = below.next().map(|root| {
+        let mut path = DevicePath { root, below: Vec::new() };
+        path.below.extend(below.map(Address::device_function));
+        path
+    });
+    Place { path, parent: all.len().checked_sub(2).and_then(|at| all.get(at).copied()) }
+}
+
+/// `consumer:pci:0000:01:00.1` and `supplier:pci:0000:01:00.0` (drivers/base/core.c, device links).
+fn parse_linked(name: &str) -> Option<Address> {
+    let rest = name.strip_prefix("consumer:pci:").or_else(|| name.strip_prefix("supplier:pci:"))?;
+    full_address(rest)
+}
+
+/// Whether config space may be read without waking the device. Where the kernel has neither attribute, it does
+/// not manage the device's power.
+fn is_awake(power_state: Option<&str>, runtime: Option<&str>) -> bool {
+    let powered = matches!(power_state, None | Some("D0" | "unknown"));
+    powered && matches!(runtime, None | Some("active" | "unsupported"))
+}
+
+/// Byte 14 of config space, without its multifunction bit. All ones: the device did not answer.
+fn parse_header_type(config: &[u8]) -> Option<u8> {
+    let header = *config.get(14)?;
+    if header == 0xff { None } else { Some(header & 0x7f) }
+}
+
+/// `16.0 GT/s PCIe`; `Unknown` (`Unknown speed` in older kernels) is none.
+fn parse_speed(text: &str) -> Option<f64> {
+    let number: f64 = text.split_whitespace().next()?.parse().ok()?;
+    (number.is_finite() && number > 0.0).then_some(number)
+}
+
+/// Lanes. 0 is a link that is down; 255 is what `Unknown` prints as; 63 is what a device that is gone reads as.
+fn parse_width(text: &str) -> Option<u8> {
+    text.parse().ok().filter(|width| (1..=32).contains(width))
+}
+
+fn known(link: Link) -> Option<Link> {
+    let nothing = Link { speed_gts: None, width: None, max_speed_gts: None, max_width: None };
+    (link != nothing).then_some(link)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_modalias_holds_the_ids() {
+        let ids = parse_modalias("pci:v000010DEd00002204sv00001458sd0000403Bbc03sc00i00").unwrap();
+        assert_eq!(
+            (ids.vendor, ids.device, ids.subsystem_vendor, ids.subsystem_device, ids.class.0),
+            (0x10de, 0x2204, 0x1458, 0x403b, 0x03_0000)
+        );
+        for odd in
+            ["", "pci:", "pci:v000010DEd", "usb:v1D6Bp0002", "pci:v000010DEd0000é204sv0000", "pci:v+00010DE"]
+        {
+            assert_eq!(parse_modalias(odd), None, "{odd}");
+        }
+    }
+
+    #[test]
+    fn the_path_is_where_the_link_leads() {
+        let place = parse_place("../../../devices/pci0000:00/0000:00:01.0/0000:01:00.0/0000:02:03.1");
+        assert_eq!(place.path.unwrap().to_string(), "0000:00:01.0/00.0/03.1");
+        assert_eq!(place.parent.unwrap().to_string(), "0000:01:00.0");
+        let place = parse_place("../../../devices/pci0000:00/0000:00:02.0");
+        assert_eq!((place.path.unwrap().to_string().as_str(), place.parent), ("0000:00:02.0", None));
+        assert_eq!(parse_place("/somewhere/else"), Place::default());
+    }
+
+    #[test]
+    fn what_vmd_hides_is_below_it() {
+        let place =
+            parse_place("../../../devices/pci0000:00/0000:00:0e.0/pci10000:e0/10000:e0:06.0/10000:e1:00.0");
+        assert_eq!(place.path.unwrap().to_string(), "10000:e0:06.0/00.0");
+        assert_eq!(place.parent.unwrap().to_string(), "10000:e0:06.0");
+        let port = parse_place("../../../devices/pci0000:00/0000:00:0e.0/pci10000:e0/10000:e0:06.0");
+        assert_eq!(port.parent.unwrap().to_string(), "0000:00:0e.0");
+    }
+
+    #[test]
+    fn sleepers_are_left_alone() {
+        assert!(is_awake(Some("D0"), Some("active")));
+        assert!(is_awake(Some("unknown"), Some("active")), "a function whose driver just left");
+        assert!(is_awake(None, None));
+        assert!(!is_awake(Some("D3cold"), Some("suspended")));
+        assert!(!is_awake(Some("D3hot"), Some("active")));
+        assert!(!is_awake(Some("D0"), Some("suspending")));
+        assert!(!is_awake(None, Some("suspended")));
+    }
+
+    #[test]
+    fn links_as_the_kernel_prints_them() {
+        assert_eq!(parse_speed("16.0 GT/s PCIe"), Some(16.0));
+        assert_eq!(parse_speed("2.5 GT/s"), Some(2.5));
+        assert_eq!(parse_speed("Unknown"), None);
+        assert_eq!(parse_speed("NaN GT/s"), None);
+        assert_eq!(
+            (parse_width("16"), parse_width("255"), parse_width("0"), parse_width("63")),
+            (Some(16), None, None, None)
+        );
+    }
+
+    #[test]
+    fn a_header_type_has_no_multifunction_bit() {
+        let mut config = [0; 64];
+        config[14] = 0x81;
+        assert_eq!(parse_header_type(&config), Some(1));
+        assert_eq!(parse_header_type(&[0xff; 64]), None);
+        assert_eq!(parse_header_type(&[0; 14]), None);
+    }
+
+    #[test]
+    fn linked_functions() {
+        assert_eq!(parse_linked("consumer:pci:0000:01:00.1").unwrap().to_string(), "0000:01:00.1");
+        assert_eq!(parse_linked("supplier:platform:x"), None);
+    }
+}

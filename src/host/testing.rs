@@ -1,0 +1,74 @@
+//! Small machines for tests, in the words of the facts. Only for tests.
+
+use super::{CpuVendor, DiskUse, Function, Host, Interface, Known, Purpose, Source, Virtualization};
+use crate::pci::{Address, DeviceId};
+
+/// An address, as lspci writes it.
+pub(crate) fn at(address: &str) -> Address {
+    address.parse().unwrap()
+}
+
+/// A function by address, class and `vendor:device`.
+pub(crate) fn function(address: &str, class: &str, id: &str) -> Function {
+    let id: DeviceId = id.parse().unwrap();
+    let mut function = Function::new(at(address), class.parse().unwrap());
+    (function.vendor, function.device) = (Some(id.vendor), Some(id.device));
+    function
+}
+
+/// As [`function`], on a driver and in a group.
+pub(crate) fn driven(address: &str, class: &str, id: &str, driver: &str, group: u32) -> Function {
+    let mut function = function(address, class, id);
+    function.driver = Some(driver.to_owned());
+    function.iommu_group = Some(group);
+    function
+}
+
+/// A filesystem on a block device.
+pub(crate) fn mounted(device: &str, path: &str) -> DiskUse {
+    DiskUse { device: device.into(), mapped: None, purpose: Purpose::Mount { at: path.into() } }
+}
+
+/// A network interface with the address 192.0.2.7/24.
+pub(crate) fn interface(name: &str, function: &str, default_route: bool) -> Interface {
+    Interface {
+        name: name.into(),
+        function: Some(at(function)),
+        addresses: vec!["192.0.2.7/24".into()],
+        default_route,
+        up: true,
+    }
+}
+
+/// An Intel desktop with its IOMMU on: an NVIDIA card with audio behind 00:01.0 in group 15, an NVMe disk at 03:00.0,
+/// network cards at 04:00.0 and 06:00.0. Nothing is mounted, nothing is routed.
+pub(crate) fn desktop() -> Host {
+    let mut host = Host::unknown(Source::Live);
+    host.cpu.vendor = CpuVendor::Intel;
+    host.cpu.virtualization = Virtualization::Vmx;
+    host.iommu.state = Known::On;
+    host.iommu.interrupt_remapping = Some(true);
+    (host.acpi.dmar, host.acpi.ivrs) = (Some(true), Some(false));
+    host.kernel.cmdline = Some("BOOT_IMAGE=/vmlinuz root=/dev/sda1 ro quiet".into());
+    let mut card = driven("01:00.0", "030000", "10de:2204", "nvidia", 15);
+    card.boot_vga = Some(true);
+    let mut audio = driven("01:00.1", "040300", "10de:1aef", "snd_hda_intel", 15);
+    for (function, path) in [(&mut card, "0000:00:01.0/00.0"), (&mut audio, "0000:00:01.0/00.1")] {
+        function.path = Some(path.parse().unwrap());
+        function.parent = Some(at("00:01.0"));
+        (function.subsystem_vendor, function.subsystem_device) = (Some(0x1458), Some(0x403b));
+    }
+    host.functions = vec![
+        driven("00:01.0", "060400", "8086:460d", "pcieport", 1),
+        card,
+        audio,
+        driven("03:00.0", "010802", "144d:a808", "nvme", 16),
+        driven("04:00.0", "020000", "8086:125c", "igc", 17),
+        driven("06:00.0", "020000", "8086:1533", "igb", 18),
+    ];
+    host.groups = super::iommu::groups(&host.functions);
+    host.storage = Some(Vec::new());
+    host.network = Some(Vec::new());
+    host.gpus = super::gpu::gpus(&host);
+    host
+}
