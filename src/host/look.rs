@@ -51,6 +51,11 @@ impl<'r> Look<'r> {
         self.root.text(Path::new(path)).ok()
     }
 
+    /// A file's bytes.
+    pub(super) fn bytes(&self, path: &str) -> Option<Vec<u8>> {
+        self.kept(path, self.root.read(Path::new(path)))
+    }
+
     /// The first bytes of a file.
     pub(super) fn start(&self, path: &str, length: usize) -> Option<Vec<u8>> {
         self.kept(path, self.root.read_start(Path::new(path), length))

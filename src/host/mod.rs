@@ -4,15 +4,21 @@
 //! fact that could not be read is `None`, [`Known::Unknown`] or an `Unknown` variant, never a default. Judging and
 //! planning are pure functions over this; nothing here decides anything.
 
+mod boot;
 mod console;
 mod cpu;
 mod firmware;
 pub mod gpu;
+mod input;
 mod iommu;
 pub mod kernel;
 mod look;
+mod modules;
+mod names;
+mod network;
 mod observe;
 mod pci;
+mod storage;
 #[cfg(test)]
 pub(crate) mod testing;
 

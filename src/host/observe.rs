@@ -2,7 +2,10 @@
 //!
 //! Changes nothing, runs nothing, and cannot fail: what could not be read is unknown, and named in `unseen`.
 
-use super::{Host, Source, console, cpu, firmware, gpu, iommu, kernel, look::Look, pci};
+use super::{
+    Host, Source, boot, console, cpu, firmware, gpu, input, iommu, kernel, look::Look, modules, names,
+    network, pci, storage,
+};
 use crate::{judge, machine::Root};
 
 /// The machine behind a door.
@@ -13,11 +16,21 @@ pub fn observe(root: &dyn Root) -> Host {
     host.kernel = kernel::kernel(&look);
     host.acpi = firmware::acpi(&look);
     host.functions = pci::functions(&look);
+    names::fill(&look, &mut host.functions);
+    modules::fill(&look, &mut host.functions, host.kernel.release.as_deref());
     (host.iommu, host.groups) = iommu::iommu(&look, &mut host.functions, host.kernel.cmdline.as_deref());
     host.framebuffers = console::framebuffers(&look);
     host.consoles = console::consoles(&look);
+    host.boot = boot::boot(&look);
+    host.storage = storage::storage(&look);
+    host.network = network::network(&look);
+    host.keyboards = input::keyboards(&look);
     host.systemd = look.exists("/run/systemd/system");
     host.gpus = gpu::gpus(&host);
+    let mut displays = console::displays(&look);
+    for gpu in &mut host.gpus {
+        gpu.displays = displays.remove(&gpu.address);
+    }
     host.unseen = look.unseen();
     judge::gpus(&mut host);
     host

@@ -1,0 +1,114 @@
+//! Modules that say they can drive a function: the `pci:` lines of modules.alias, as `modprobe` would match them.
+//!
+//! One pass over the file for all functions; most lines are ruled out by their vendor.
+
+use super::{Function, look::Look};
+
+/// Fills in the modules of every function.
+pub(super) fn fill(look: &Look, functions: &mut [Function], release: Option<&str>) {
+    // A release is a name, never a way out of the folder.
+    let Some(release) = release.filter(|release| !release.contains('/') && !release.starts_with('.')) else {
+        return;
+    };
+    let Some(aliases) = look.bytes(&format!("/lib/modules/{release}/modules.alias")) else { return };
+    match_aliases(&aliases, functions);
+}
+
+/// Lines are `alias PATTERN MODULE`, patterns are fnmatch(3)'s with upper-case hex: `pci:v000010DEd*sv*…`.
+fn match_aliases(aliases: &[u8], functions: &mut [Function]) {
+    const START: &[u8] = b"alias pci:v";
+    for line in aliases.split(|byte| *byte == b'\n') {
+        let Some(vendor) = line.strip_prefix(START) else { continue };
+        let mut words = line.split(|byte| *byte == b' ').skip(1);
+        let (Some(pattern), Some(module)) = (words.next(), words.next()) else { continue };
+        let any_vendor = vendor.first() == Some(&b'*');
+        for function in functions.iter_mut() {
+            let Some(modalias) = function.modalias.as_deref().map(str::as_bytes) else { continue };
+            let same_vendor = || modalias.get(5..13).is_some_and(|own| vendor.starts_with(own));
+            if (any_vendor || same_vendor()) && glob(pattern, modalias) {
+                let module = String::from_utf8_lossy(module).into_owned();
+                if !function.modules.contains(&module) {
+                    function.modules.push(module);
+                }
+            }
+        }
+    }
+    for function in functions {
+        function.modules.sort();
+    }
+}
+
+/// `*`, `?` and sets; only the last `*` is ever tried again, so that the time is bounded.
+fn glob(pattern: &[u8], text: &[u8]) -> bool {
+    let (mut p, mut t) = (0, 0);
+    let mut retry: Option<(usize, usize)> = None;
+    while t < text.len() {
+        let step = match pattern.get(p) {
+            Some(b'*') => {
+                retry = Some((p, t));
+                p += 1;
+                continue;
+            }
+            Some(b'?') => Some(1),
+            Some(b'[') => set(pattern.get(p..).unwrap_or_default(), text.get(t).copied().unwrap_or_default()),
+            Some(byte) => (text.get(t) == Some(byte)).then_some(1),
+            None => None,
+        };
+        match (step, retry) {
+            (Some(length), _) => (p, t) = (p + length, t + 1),
+            (None, Some((star, from))) => {
+                (p, t) = (star + 1, from + 1);
+                retry = Some((star, from + 1));
+            }
+            (None, None) => return false,
+        }
+    }
+    pattern.get(p..).unwrap_or_default().iter().all(|byte| *byte == b'*')
+}
+
+/// How many bytes of the pattern a set at its start takes when it holds `byte`.
+fn set(pattern: &[u8], byte: u8) -> Option<usize> {
+    let end = pattern.iter().position(|byte| *byte == b']')?;
+    let inside = pattern.get(1..end)?;
+    let mut at = 0;
+    while let Some(&low) = inside.get(at) {
+        let high = if inside.get(at + 1) == Some(&b'-') { inside.get(at + 2) } else { None };
+        if (low..=high.copied().unwrap_or(low)).contains(&byte) {
+            return Some(end + 1);
+        }
+        at += if high.is_some() { 3 } else { 1 };
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::testing::function;
+
+    #[test]
+    fn modules_by_vendor_class_and_wildcards() {
+        let aliases = b"alias pci:v000010DEd*sv*sd*bc03sc02i00* nouveau\n\
+            alias pci:v000010DEd*sv*sd*bc03sc00i00* nouveau\n\
+            alias pci:v000010DEd*sv*sd*bc03sc00i00* nvidiafb\n\
+            alias pci:v*d*sv*sd*bc03sc00i00* anycard\n\
+            alias pci:v00001002d00007310sv*sd*bc*sc*i* amdgpu\n\
+            alias usb:v10DEp*d* nothing\nalias pci:v\nalias pci:v000010DE\n";
+        let mut card = function("01:00.0", "030000", "10de:2204");
+        card.modalias = Some("pci:v000010DEd00002204sv00001458sd0000403Bbc03sc00i00".into());
+        let mut functions = [card];
+        match_aliases(aliases, &mut functions);
+        assert_eq!(functions[0].modules, ["anycard", "nouveau", "nvidiafb"]);
+    }
+
+    #[test]
+    fn globs() {
+        assert!(glob(b"a*c?e", b"abbbcde"));
+        assert!(glob(b"*", b""));
+        assert!(glob(b"x[0-9A]y", b"xAy") && glob(b"x[0-9A]y", b"x7y"));
+        assert!(!glob(b"x[0-9]y", b"xAy") && !glob(b"x[0-9", b"x1"));
+        assert!(!glob(b"abc", b"abcd") && !glob(b"abcd", b"abc"));
+        let stars = b"*a".repeat(500);
+        assert!(!glob(&[&stars[..], b"b"].concat(), &b"a".repeat(2000)), "and it ends");
+    }
+}

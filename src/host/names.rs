@@ -1,0 +1,91 @@
+//! Names of PCI devices: the distribution's pci.ids, and an embedded copy where there is none.
+
+use super::{Function, look::Look};
+use crate::pci::DeviceId;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Where distributions keep it: Debian and Arch, Fedora and SUSE, and pciutils' own place.
+const PLACES: [&str; 3] = ["/usr/share/misc/pci.ids", "/usr/share/hwdata/pci.ids", "/usr/share/pci.ids"];
+
+/// Fills in the names of every function.
+pub(super) fn fill(look: &Look, functions: &mut [Function]) {
+    let wanted: BTreeSet<DeviceId> = functions.iter().filter_map(Function::id).collect();
+    let text = if wanted.is_empty() { None } else { PLACES.iter().find_map(|place| look.bytes(place)) };
+    let names = text.map(|text| find(&text, &wanted)).unwrap_or_default();
+    for function in functions {
+        function.name = function.id().and_then(|id| names.get(&id).cloned().or_else(|| embedded(id)));
+    }
+}
+
+/// One pass: vendors are `10de  Name`, their devices follow as `<tab>2204  Name`; subsystems (two tabs) and the
+/// list of classes at the end (`C 00  …`) are passed over. A device that is not listed has its vendor's name.
+fn find(text: &[u8], wanted: &BTreeSet<DeviceId>) -> BTreeMap<DeviceId, String> {
+    let vendors: BTreeSet<u16> = wanted.iter().map(|id| id.vendor).collect();
+    let mut found = BTreeMap::new();
+    let mut vendor: Option<(u16, String)> = None;
+    for line in text.split(|byte| *byte == b'\n') {
+        match line {
+            [] | [b'#', ..] | [b'\t', b'\t', ..] => {}
+            [b'\t', entry @ ..] => {
+                let Some((vendor, vendor_name)) = &vendor else { continue };
+                let Some((device, name)) = entry_of(entry) else { continue };
+                let id = DeviceId { vendor: *vendor, device };
+                if wanted.contains(&id) {
+                    found.insert(id, format!("{vendor_name} {name}"));
+                }
+            }
+            [b'C', b' ', ..] => break,
+            _ => {
+                vendor = entry_of(line).filter(|(id, _)| vendors.contains(id));
+                for id in
+                    wanted.iter().filter(|id| vendor.as_ref().is_some_and(|(have, _)| *have == id.vendor))
+                {
+                    let name = vendor.as_ref().map(|(_, name)| format!("{name} device {:04x}", id.device));
+                    found.insert(*id, name.unwrap_or_default());
+                }
+            }
+        }
+    }
+    found
+}
+
+/// `2204  GA102 [GeForce RTX 3090]`.
+fn entry_of(line: &[u8]) -> Option<(u16, String)> {
+    let (id, rest) = line.split_at_checked(4)?;
+    let id = u16::from_str_radix(std::str::from_utf8(id).ok()?, 16).ok()?;
+    let name = String::from_utf8_lossy(rest.strip_prefix(b"  ")?);
+    Some((id, name.trim().to_owned()))
+}
+
+fn embedded(id: DeviceId) -> Option<String> {
+    use pci_ids::FromId;
+    let vendor = pci_ids::Vendor::from_id(id.vendor)?.name();
+    Some(match pci_ids::Device::from_vid_pid(id.vendor, id.device) {
+        Some(device) => format!("{vendor} {}", device.name()),
+        None => format!("{vendor} device {:04x}", id.device),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IDS: &[u8] = b"# a comment\n\n0014  Other Vendor\n\t2204  Not This\n10de  NVIDIA Corporation\n\t2203  GA102 [GeForce RTX 3090 Ti]\n\
+        \t\t1458 403b  Gaming\n\t2204  GA102 [GeForce RTX 3090]\n\xff\xff  odd\n8086  Intel Corporation\nC 10  Not A Vendor\n\t2204  Class\n";
+
+    #[test]
+    fn names_by_both_ids() {
+        let id = |text: &str| text.parse::<DeviceId>().unwrap();
+        let found = find(IDS, &BTreeSet::from([id("10de:2204"), id("8086:0001"), id("ffff:0000")]));
+        assert_eq!(found[&id("10de:2204")], "NVIDIA Corporation GA102 [GeForce RTX 3090]");
+        assert_eq!(found[&id("8086:0001")], "Intel Corporation device 0001");
+        assert_eq!(found.len(), 2);
+    }
+
+    #[test]
+    fn the_embedded_copy_knows_old_cards() {
+        let name = embedded("10de:2204".parse().unwrap()).unwrap();
+        assert!(name.contains("NVIDIA") && name.contains("GA102"), "{name}");
+        assert_eq!(embedded("ffff:0000".parse().unwrap()), None);
+    }
+}
