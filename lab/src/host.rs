@@ -1,0 +1,347 @@
+//! A running emulated host, as a case sees it: run a command, look at a device, reboot, pull the plug.
+//!
+//! Methods panic where a case could only fail anyway (the host is gone, the command cannot be started); the
+//! `try_` forms hand the error back. Every wait has a deadline.
+
+use crate::arguments::Accelerator;
+use crate::boot::{Plan, Running, switch_on};
+use crate::console::Console;
+use crate::fakegpu::Control;
+use crate::job::{Job, reply};
+use crate::machine::Machine;
+use crate::monitor::Monitor;
+use crate::output::Output;
+use crate::place::Place;
+use crate::protocol::{Said, Want, decode, encode};
+use crate::qemu::Qemu;
+use crate::screen::Screen;
+use anyhow::{Context, Result, bail};
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long a command may run unless the case says otherwise.
+pub const COMMAND: Duration = Duration::from_secs(120);
+
+/// How much longer than the command itself the way to the host and back may take.
+pub(crate) const ON_THE_WAY: Duration = Duration::from_secs(60);
+
+/// An emulated host.
+#[derive(Debug)]
+pub struct Host {
+    plan: Plan,
+    running: Option<Running>,
+    controls: BTreeMap<usize, Arc<Control>>,
+    boots: u32,
+    /// From switching on to the agent's greeting, of the latest boot.
+    pub boot_time: Duration,
+    // Dropped last: the machine must be off before its folder goes.
+    place: Place,
+}
+
+impl Host {
+    pub(crate) fn new(plan: Plan, place: Place) -> Result<Self> {
+        let mut host = Self {
+            plan,
+            running: None,
+            controls: BTreeMap::new(),
+            boots: 0,
+            boot_time: Duration::ZERO,
+            place,
+        };
+        host.switch_on()?;
+        Ok(host)
+    }
+
+    fn switch_on(&mut self) -> Result<()> {
+        let running = switch_on(&self.plan, &self.place, &mut self.controls)?;
+        let start = Instant::now();
+        let patience = self.plan.patience(running.accelerator);
+        self.running = Some(running);
+        self.boots = 1;
+        self.wait_for_boot(patience)?;
+        self.boot_time = start.elapsed();
+        Ok(())
+    }
+
+    /// Waits for the greeting of boot number `self.boots`; on failure says what the console said last.
+    fn wait_for_boot(&self, patience: Duration) -> Result<()> {
+        let qemu = self.qemu()?;
+        qemu.agent.wait_for_boot(self.boots, patience).map(|_| ()).with_context(|| {
+            let said = String::from_utf8_lossy(&qemu.console.since(0)).into_owned();
+            let lines: Vec<&str> = said.lines().collect();
+            let tail = lines[lines.len().saturating_sub(25)..].join("\n");
+            format!("the end of the console:\n{tail}\n{}", qemu.complaints())
+        })
+    }
+
+    fn qemu(&self) -> Result<&Qemu> {
+        self.running.as_ref().map(|running| &running.qemu).context("the host is switched off")
+    }
+
+    pub(crate) fn ask(&self, want: Want, patience: Duration) -> Result<Said> {
+        let qemu = self.qemu()?;
+        if qemu.agent.boots() > self.boots {
+            bail!("the host rebooted without being told to; its console says why");
+        }
+        match qemu.agent.ask(want, patience)? {
+            Said::Failed { error, .. } => bail!("in the host: {error}"),
+            said => Ok(said),
+        }
+    }
+
+    /// Runs `command` with the host's shell and waits for its end, at most two minutes.
+    #[track_caller]
+    pub fn run(&self, command: &str) -> Output {
+        self.run_within(command, COMMAND)
+    }
+
+    /// Runs `command` with a deadline of its own; when it is over, the command is killed and the case goes on.
+    #[track_caller]
+    pub fn run_within(&self, command: &str, patience: Duration) -> Output {
+        must(self.try_run(command, b"", patience))
+    }
+
+    /// Runs `command` with something on its standard input.
+    #[track_caller]
+    pub fn run_with_input(&self, command: &str, input: &[u8]) -> Output {
+        must(self.try_run(command, input, COMMAND))
+    }
+
+    /// The same as [`Host::run_within`], with input, and with the error handed back.
+    pub fn try_run(&self, command: &str, input: &[u8], patience: Duration) -> Result<Output> {
+        let start = Instant::now();
+        let wait_ms = u64::try_from(patience.as_millis())?;
+        let want = Want::Start { command: command.to_owned(), stdin: encode(input), wait_ms, kill: true };
+        let said = self.ask(want, patience + ON_THE_WAY).with_context(|| format!("run `{command}`"))?;
+        let reply = reply(said)?;
+        let end = reply.end.context("the agent answered before the command's end")?;
+        let (stdout, stderr) = (reply.stdout, reply.stderr);
+        Ok(Output { command: command.to_owned(), end, stdout, stderr, took: start.elapsed() })
+    }
+
+    /// Starts `command` and lets it run.
+    #[track_caller]
+    pub fn start(&self, command: &str) -> Job<'_> {
+        must(Job::start(self, command))
+    }
+
+    /// The content of a file in the host.
+    #[track_caller]
+    pub fn read(&self, path: &str) -> String {
+        String::from_utf8_lossy(&must(self.try_read(path))).into_owned()
+    }
+
+    /// The content of a file in the host, as bytes, with the error handed back.
+    pub fn try_read(&self, path: &str) -> Result<Vec<u8>> {
+        match self.ask(Want::Read { path: path.to_owned() }, COMMAND)? {
+            Said::Content { data, .. } => decode(&data).context("the agent's answer is not base64"),
+            other => bail!("the agent answered {other:?}"),
+        }
+    }
+
+    /// Makes or replaces a file in the host, readable by all.
+    #[track_caller]
+    pub fn write(&self, path: &str, content: impl AsRef<[u8]>) -> &Self {
+        self.write_with_mode(path, 0o644, content)
+    }
+
+    /// Makes or replaces a file in the host with these permission bits.
+    #[track_caller]
+    pub fn write_with_mode(&self, path: &str, mode: u32, content: impl AsRef<[u8]>) -> &Self {
+        let want = Want::Write { path: path.to_owned(), data: encode(content.as_ref()), mode };
+        must(self.ask(want, COMMAND));
+        self
+    }
+
+    /// The kernel's log since boot.
+    #[track_caller]
+    pub fn kernel_log(&self) -> String {
+        self.run("dmesg").ok().stdout
+    }
+
+    /// What a card that QEMU can draw ([`crate::machine::Device::Bochs`]) shows; `bus` is the bus it is on.
+    #[track_caller]
+    pub fn screendump(&self, bus: usize) -> Screen {
+        must(self.try_screendump(bus))
+    }
+
+    /// The same, with the error handed back.
+    pub fn try_screendump(&self, bus: usize) -> Result<Screen> {
+        let index = bus.checked_sub(1).context("buses behind ports start at 1")?;
+        let file = self.place.file("screen.ppm");
+        let arguments = serde_json::json!({ "device": format!("card{index}"), "filename": file });
+        self.qemu()?.monitor.execute("screendump", &arguments)?;
+        Screen::parse(&std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?)
+    }
+
+    /// The look-alike card on this bus: makes it misbehave, counts its resets.
+    ///
+    /// # Panics
+    /// When there is no look-alike card.
+    #[track_caller]
+    pub fn card(&self, bus: usize) -> &Control {
+        match bus.checked_sub(1).and_then(|index| self.controls.get(&index)) {
+            Some(control) => control,
+            None => panic!("there is no look-alike card on bus {bus}"),
+        }
+    }
+
+    /// QEMU's own control.
+    #[track_caller]
+    pub fn monitor(&self) -> &Monitor {
+        &must(self.qemu()).monitor
+    }
+
+    /// The first serial port.
+    #[track_caller]
+    pub fn console(&self) -> &Console {
+        &must(self.qemu()).console
+    }
+
+    /// A folder of this machine that the host can mount: `mount -t 9p -o trans=virtio,version=9p2000.L lab /lab`
+    /// (a full host has it at /lab already).
+    pub fn share(&self) -> PathBuf {
+        self.place.share()
+    }
+
+    /// What emulates its processor.
+    #[track_caller]
+    pub fn accelerator(&self) -> Accelerator {
+        must(self.running.as_ref().context("the host is switched off")).accelerator
+    }
+
+    /// Reboots and waits for the host to be back. A full host does it in the same machine (`systemctl reboot`);
+    /// a small one is switched off and on and has forgotten everything.
+    #[track_caller]
+    pub fn reboot(&mut self) -> &Self {
+        must(self.try_reboot());
+        self
+    }
+
+    /// The same, with the error handed back.
+    pub fn try_reboot(&mut self) -> Result<()> {
+        if !self.plan.is_full {
+            self.try_power_off()?;
+            return self.switch_on();
+        }
+        let start = Instant::now();
+        self.begin_reboot()?;
+        self.end_reboot(start)
+    }
+
+    /// Asks a full host to go down for a reboot; the case may type at the boot loader before [`Host::end_reboot`].
+    pub(crate) fn begin_reboot(&mut self) -> Result<()> {
+        if let Some(running) = &self.running {
+            running.choose_boot_card_again();
+        }
+        let command = "systemctl reboot".to_owned();
+        self.boots += 1;
+        self.qemu()?.agent.tell(Want::Start { command, stdin: String::new(), wait_ms: 0, kill: false })
+    }
+
+    pub(crate) fn end_reboot(&mut self, start: Instant) -> Result<()> {
+        let accelerator = self.running.as_ref().context("the host is switched off")?.accelerator;
+        // Going down takes its time too.
+        self.wait_for_boot(self.plan.patience(accelerator) + COMMAND)?;
+        self.boot_time = start.elapsed();
+        Ok(())
+    }
+
+    /// Waits until a full host that reboots by itself (after a panic, by a command it was given) is back.
+    #[track_caller]
+    pub fn wait_for_reboot(&mut self) -> &Self {
+        self.boots += 1;
+        must(self.end_reboot(Instant::now()));
+        self
+    }
+
+    /// Shuts down in good order and switches off.
+    #[track_caller]
+    pub fn power_off(&mut self) -> &Self {
+        must(self.try_power_off());
+        self
+    }
+
+    /// The same, with the error handed back.
+    pub fn try_power_off(&mut self) -> Result<()> {
+        let command = if self.plan.is_full { "systemctl poweroff" } else { "sync; poweroff -f" }.to_owned();
+        self.qemu()?.agent.tell(Want::Start { command, stdin: String::new(), wait_ms: 0, kill: false })?;
+        if let Some(mut running) = self.running.take() {
+            running.qemu.wait_for_end(COMMAND)?;
+        }
+        Ok(())
+    }
+
+    /// Pulls the plug: the machine stops at once. What the host had flushed to its disk is there at the next start.
+    #[track_caller]
+    pub fn power_cut(&mut self) -> &Self {
+        if let Some(mut running) = self.running.take() {
+            must(running.qemu.kill());
+        }
+        self
+    }
+
+    /// Switches on again, with the same disk.
+    #[track_caller]
+    pub fn start_again(&mut self) -> &Self {
+        must(self.switch_on());
+        self
+    }
+
+    /// Switches on again, with the same disk in another machine: a card more, a card elsewhere.
+    #[track_caller]
+    pub fn start_again_as(&mut self, machine: Machine) -> &Self {
+        self.plan.machine = machine;
+        self.start_again()
+    }
+
+    /// Powers off, and on again as another machine with the same disk.
+    #[track_caller]
+    pub fn reboot_as(&mut self, machine: Machine) -> &Self {
+        self.power_off();
+        self.start_again_as(machine)
+    }
+
+    /// Whether the machine runs (it ends by itself when the host powers off, and when a small host panics).
+    pub fn is_on(&mut self) -> bool {
+        self.running.as_mut().is_some_and(|running| !running.qemu.has_ended())
+    }
+
+    /// Waits until the machine switches itself off.
+    #[track_caller]
+    pub fn wait_for_power_off(&mut self, patience: Duration) -> &Self {
+        if let Some(mut running) = self.running.take() {
+            must(running.qemu.wait_for_end(patience));
+        }
+        self
+    }
+
+    /// Folder with the logs of this host.
+    pub fn logs(&self) -> PathBuf {
+        self.place.folder().to_owned()
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if std::thread::panicking() && !self.place.keep {
+            self.place.keep = true;
+            let _ =
+                writeln!(std::io::stderr(), "lab: this host's logs are in {}", self.place.folder().display());
+        }
+        self.running = None;
+    }
+}
+
+/// The value, or a panic with the whole error.
+#[track_caller]
+pub(crate) fn must<T>(result: Result<T>) -> T {
+    match result {
+        Ok(value) => value,
+        Err(error) => panic!("{error:#}"),
+    }
+}
