@@ -1,0 +1,5 @@
+//! Cases: what gpuferry does on a host that boots, has an IOMMU and cards. One file per subject.
+//!
+//! How to write one: see the documentation of the crate `lab`.
+
+mod smoke;

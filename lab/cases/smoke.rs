@@ -1,0 +1,126 @@
+//! The lab itself: the emulated machines are what the other cases take them for.
+
+use lab::{Firmware, Iommu, Machine, small_host};
+
+const TO_VFIO: &str = "modprobe vfio-pci
+for f in 0 1; do d=0000:02:00.$f
+echo vfio-pci > /sys/bus/pci/devices/$d/driver_override
+[ -e /sys/bus/pci/devices/$d/driver ] && echo $d > /sys/bus/pci/devices/$d/driver/unbind
+echo $d > /sys/bus/pci/drivers_probe; done";
+
+const TO_NATIVE: &str = "for f in 0 1; do d=0000:02:00.$f
+echo > /sys/bus/pci/devices/$d/driver_override
+echo $d > /sys/bus/pci/devices/$d/driver/unbind
+echo $d > /sys/bus/pci/drivers_probe; done";
+
+#[test]
+fn twin_cards_are_where_the_description_says() {
+    let host = small_host(Machine::twin_nvidia()).boot();
+    for (address, ids) in [
+        ("0000:01:00.0", "10de:2204"),
+        ("0000:01:00.1", "10de:1aef"),
+        ("0000:02:00.0", "10de:2204"),
+        ("0000:02:00.1", "10de:1aef"),
+        ("0000:07:01.0", "8086:100e"),
+        ("0000:07:02.0", "1234:11e8"),
+    ] {
+        assert_eq!(host.ids(address).as_deref(), Some(ids), "{address}");
+    }
+    assert_eq!(host.attribute("0000:01:00.0", "subsystem_device").as_deref(), Some("0x4001"));
+    assert_eq!(host.attribute("0000:02:00.0", "subsystem_device").as_deref(), Some("0x4002"));
+    assert_eq!(host.attribute("0000:02:00.0", "class").as_deref(), Some("0x030000"));
+    host.expect_driver("0000:02:00.0", None)
+        .expect_driver("0000:02:00.1", "snd_hda_intel")
+        .expect_driver("0000:03:00.0", "nvme")
+        .expect_driver("0000:04:00.0", "e1000e")
+        .expect_driver("0000:05:00.0", "xhci_hcd");
+}
+
+#[test]
+fn each_card_has_a_group_of_its_own_and_old_pci_shares_one() {
+    let host = small_host(Machine::twin_nvidia()).boot();
+    host.expect_group(&["0000:01:00.0", "0000:01:00.1"])
+        .expect_group(&["0000:02:00.0", "0000:02:00.1"])
+        .expect_group(&["0000:06:00.0", "0000:07:01.0", "0000:07:02.0"]);
+}
+
+#[test]
+fn the_first_card_is_the_boot_card_and_only_the_second_shows_its_rom() {
+    let host = small_host(Machine::twin_nvidia()).boot();
+    assert_eq!(host.attribute("0000:01:00.0", "boot_vga").as_deref(), Some("1"));
+    assert_eq!(host.attribute("0000:02:00.0", "boot_vga").as_deref(), Some("0"));
+    let rom =
+        "cd /sys/bus/pci/devices/0000:02:00.0 && echo 1 > rom && head -c 2 rom | hexdump -e '2/1 \"%02x\"'";
+    host.run(rom).ok().prints("55aa");
+}
+
+#[test]
+fn the_second_card_can_be_the_boot_card() {
+    let host = small_host(Machine::twin_nvidia().boot_card(1)).boot();
+    assert_eq!(host.attribute("0000:01:00.0", "boot_vga").as_deref(), Some("0"));
+    assert_eq!(host.attribute("0000:02:00.0", "boot_vga").as_deref(), Some("1"));
+    assert_eq!(host.attribute("0000:01:00.0", "class").as_deref(), Some("0x030000"));
+}
+
+#[test]
+fn without_an_iommu_there_are_no_groups() {
+    let host = small_host(Machine::twin_nvidia().iommu(Iommu::None)).boot();
+    assert_eq!(host.group("0000:01:00.0"), None);
+    host.run("ls /sys/kernel/iommu_groups | wc -l").ok().prints("0");
+}
+
+#[test]
+fn amd_has_groups_too() {
+    let host = small_host(Machine::twin_nvidia().iommu(Iommu::Amd)).boot();
+    host.expect_group(&["0000:01:00.0", "0000:01:00.1"]);
+    host.run("grep -m1 vendor_id /proc/cpuinfo").ok().prints("AuthenticAMD");
+    host.run("test -d /sys/class/iommu/ivhd0").ok();
+}
+
+#[test]
+fn without_isolation_all_cards_share_a_group() {
+    let host = small_host(Machine::twin_nvidia().without_acs()).boot();
+    let members = host.group_members("0000:02:00.0");
+    for address in ["0000:00:03.0", "0000:01:00.0", "0000:01:00.1", "0000:02:00.0", "0000:02:00.1"] {
+        assert!(members.iter().any(|member| member == address), "{address} is not in {members:?}");
+    }
+}
+
+#[test]
+fn uefi_boots_the_same_machine() {
+    let host = small_host(Machine::twin_nvidia().firmware(Firmware::Uefi)).boot();
+    assert_eq!(host.ids("0000:02:00.0").as_deref(), Some("10de:2204"));
+    host.expect_group(&["0000:02:00.0", "0000:02:00.1"]);
+}
+
+#[test]
+fn cards_that_are_drawn_on_go_to_vfio_and_come_back() {
+    let host = small_host(Machine::twin_bochs()).boot();
+    host.expect_driver("0000:01:00.0", "bochs-drm")
+        .expect_driver("0000:01:00.1", "snd_hda_intel")
+        .expect_driver("0000:02:00.0", "bochs-drm")
+        .expect_driver("0000:02:00.1", "snd_hda_intel");
+    assert!(!host.screendump(1).is_blank());
+    host.run(TO_VFIO).ok();
+    host.expect_driver("0000:02:00.0", "vfio-pci").expect_driver("0000:02:00.1", "vfio-pci");
+    host.expect_driver("0000:01:00.0", "bochs-drm");
+    host.run(TO_NATIVE).ok();
+    host.expect_driver("0000:02:00.0", "bochs-drm").expect_driver("0000:02:00.1", "snd_hda_intel");
+}
+
+#[test]
+fn a_hung_command_does_not_hang_the_host() {
+    let host = small_host(Machine::bare()).boot();
+    let job = host.start("echo begun; sleep 1000");
+    job.wait_for("begun", std::time::Duration::from_secs(20));
+    let hung = host.run_within("sleep 1000", std::time::Duration::from_secs(1));
+    assert_eq!(hung.end, lab::End::Deadline);
+    let big = host.run("head -c 300000 /dev/zero | tr '\\0' x").ok();
+    assert_eq!(big.stdout().len(), 300_000);
+    host.run_with_input("cat", b"to and fro").ok().prints("to and fro");
+    host.write("/tmp/deep/file", "content");
+    assert_eq!(host.read("/tmp/deep/file"), "content");
+    assert!(job.is_running());
+    job.kill(9);
+    assert_eq!(job.end().end, lab::End::Signal(9));
+}
