@@ -30,6 +30,12 @@ const ROOT: Partition = Partition { kind: 0x83, boot: true, start: MIB, size: 20
 /// The EFI system partition, behind it.
 const ESP: Partition = Partition { kind: 0xef, boot: false, start: 2048 * MIB, size: 16 * MIB };
 
+/// The most memory, in MiB, with which SeaBIOS boots the disk as an NVMe drive.
+///
+/// Above it QEMU's q35 puts memory beyond 4 GiB, SeaBIOS then moves 64-bit BARs there (its `pciinit.c`,
+/// `pci_pad_mem64`) and cannot reach the drive's any more: "could not read the boot disk". OVMF has no such limit.
+pub const SEABIOS_MEMORY_MIB: u32 = 2815;
+
 /// The root file system's UUID: fixed, so that one image is like the next.
 pub const ROOT_UUID: &str = "6b1ab9a0-7d0c-4c1e-9f53-1f0e5a3c9d01";
 
