@@ -1,5 +1,6 @@
 //! `lab`: builds the emulated host, boots one to look around in, says what this machine lacks for it.
 
+mod demo;
 mod doctor;
 mod shell;
 
@@ -14,6 +15,7 @@ use std::time::Instant;
 const USAGE: &str = "\
 lab doctor                    what this machine lacks for the lab
 lab build                     make everything that is cached: trees, kernel, disk, programs
+lab demo                      carry a card over and back, showing each step
 lab boot small|full [option…] boot a host and run the commands typed (or piped) in
     --machine twin-nvidia|twin-bochs|bochs-and-nvidia|single-nvidia|single-bochs|bare
     --iommu intel|amd|none    --uefi    --bad-board (cards share a group)    --boot-card N (from 0)
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
     let result = match words.as_slice() {
         ["doctor"] => doctor::report(),
         ["build"] => build(),
+        ["demo"] => build().and_then(|()| demo::run()),
         ["boot", kind, options @ ..] => plan(kind, options).and_then(boot),
         _ => Err(anyhow::anyhow!("usage:\n{USAGE}")),
     };

@@ -5,7 +5,7 @@
 //! emulated inside the emulation, so count on a minute; a case that only asks QEMU itself (`info pci`) takes seconds.
 
 use crate::cpio::Archive;
-use crate::small::{Small, programs};
+use crate::small::{Small, programs, small};
 use crate::{cache, tree};
 use anyhow::{Context, Result};
 use std::fs::{self, File};
@@ -28,6 +28,23 @@ const FIRMWARE: [&str; 7] = [
     "usr/share/qemu/pvh.bin",
 ];
 const QEMU_MODULES: &str = "usr/lib/x86_64-linux-gnu/qemu";
+
+/// A guest for a full host, which has a QEMU of its own: see [`crate::Host::share`].
+#[derive(Debug)]
+pub struct Guest {
+    /// Its kernel.
+    pub vmlinux: PathBuf,
+    /// Its initramfs; it prints the guest's PCI devices, then powers off.
+    pub initrd: PathBuf,
+}
+
+/// The guest's two files.
+pub fn guest() -> Result<Guest> {
+    let tree = tree::host()?;
+    let key = format!("{VERSION}\n{}\n{GUEST_INIT}", tree.display());
+    let initrd = cache::entry("guest-initrd", key, |path| Ok(fs::write(path, guest_initrd(&tree)?)?))?;
+    Ok(Guest { vmlinux: small()?.kernel.vmlinux, initrd })
+}
 
 /// The archive with the kit.
 pub fn kit(small: &Small) -> Result<PathBuf> {
