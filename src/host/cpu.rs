@@ -21,13 +21,15 @@ fn parse(cpuinfo: &str) -> Cpu {
         _ => CpuVendor::Other,
     };
     let has = |flags: &str, wanted: &str| flags.split_whitespace().any(|flag| flag == wanted);
-    let virtualization = match value("flags") {
+    let flags = value("flags");
+    let guest = flags.as_deref().map(|flags| has(flags, "hypervisor"));
+    let virtualization = match flags {
         Some(flags) if has(&flags, "vmx") => Virtualization::Vmx,
         Some(flags) if has(&flags, "svm") => Virtualization::Svm,
         Some(_) => Virtualization::None,
         None => Virtualization::Unknown,
     };
-    Cpu { vendor, virtualization, model: value("model name").filter(|model| !model.is_empty()) }
+    Cpu { vendor, virtualization, model: value("model name").filter(|model| !model.is_empty()), guest }
 }
 
 #[cfg(test)]
@@ -40,7 +42,9 @@ mod tests {
         let cpu = parse(intel);
         assert_eq!((cpu.vendor, cpu.virtualization), (CpuVendor::Intel, Virtualization::Vmx));
         assert_eq!(cpu.model.as_deref(), Some("Some CPU @ 3 GHz"));
-        let amd = parse("vendor_id : AuthenticAMD\nflags : fpu svm_lock\n");
+        assert_eq!(cpu.guest, Some(false));
+        let amd = parse("vendor_id : AuthenticAMD\nflags : fpu svm_lock hypervisor\n");
+        assert_eq!(amd.guest, Some(true));
         assert_eq!((amd.vendor, amd.virtualization), (CpuVendor::Amd, Virtualization::None));
         assert_eq!(parse("flags : svm\n").virtualization, Virtualization::Svm);
         assert_eq!(parse("Features : fp asimd\n").virtualization, Virtualization::Unknown);

@@ -12,6 +12,7 @@ pub mod gpu;
 mod input;
 mod iommu;
 pub mod kernel;
+pub mod log;
 mod look;
 mod modules;
 mod names;
@@ -97,6 +98,9 @@ pub struct Cpu {
     pub virtualization: Virtualization,
     /// The model as /proc/cpuinfo names it.
     pub model: Option<String>,
+    /// Whether this machine is itself a guest (the processor's `hypervisor` flag).
+    #[serde(default)]
+    pub guest: Option<bool>,
 }
 
 /// Processor makers whose IOMMUs differ.
@@ -513,7 +517,12 @@ impl Host {
         Self {
             schema: SCHEMA,
             source,
-            cpu: Cpu { vendor: CpuVendor::Other, virtualization: Virtualization::Unknown, model: None },
+            cpu: Cpu {
+                vendor: CpuVendor::Other,
+                virtualization: Virtualization::Unknown,
+                model: None,
+                guest: None,
+            },
             iommu: Iommu { state: Known::Unknown, interrupt_remapping: None, passthrough_mode: None },
             acpi: Acpi { dmar: None, ivrs: None },
             kernel: Kernel { release: None, cmdline: None },

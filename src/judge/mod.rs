@@ -2,13 +2,28 @@
 //!
 //! A rule reads nothing and prints nothing.
 
+mod binding;
+mod boot_card;
+mod driver;
+mod groups;
+mod identical;
+mod iommu;
+mod keyboard;
 mod protect;
+mod remapping;
+mod root_disk;
 mod verdict;
+mod virtualization;
+mod words;
 
+pub use keyboard::last_keyboard;
 pub use protect::{Refusal, protect, refusal};
 pub use verdict::gpus;
 
-use crate::pci::Address;
+use crate::{
+    host::{Host, log::Log},
+    pci::Address,
+};
 use serde::{Deserialize, Serialize};
 
 /// How bad it is.
@@ -60,4 +75,73 @@ pub struct Finding {
     pub cause: String,
     /// What helps, best first.
     pub fixes: Vec<Fix>,
+}
+
+impl Finding {
+    /// A finding without evidence, cause or fixes yet.
+    pub fn new(id: &str, severity: Severity, title: impl Into<String>) -> Self {
+        Self {
+            id: id.to_owned(),
+            severity,
+            title: title.into(),
+            device: None,
+            evidence: Vec::new(),
+            cause: String::new(),
+            fixes: Vec::new(),
+        }
+    }
+
+    /// Names the device it is about.
+    #[must_use]
+    pub fn on(mut self, device: Address) -> Self {
+        self.device = Some(device);
+        self
+    }
+
+    /// Says why.
+    #[must_use]
+    pub fn cause(mut self, cause: impl Into<String>) -> Self {
+        self.cause = cause.into();
+        self
+    }
+
+    /// Adds what was read, and where.
+    #[must_use]
+    pub fn seen(mut self, source: impl Into<String>, text: impl Into<String>) -> Self {
+        self.evidence.push(Evidence { source: source.into(), line: None, text: text.into() });
+        self
+    }
+
+    /// Adds advice in words.
+    #[must_use]
+    pub fn advice(mut self, text: impl Into<String>) -> Self {
+        self.fixes.push(Fix { text: text.into(), command: None });
+        self
+    }
+
+    /// Adds advice with a command.
+    #[must_use]
+    pub fn fix(mut self, text: impl Into<String>, command: impl Into<String>) -> Self {
+        self.fixes.push(Fix { text: text.into(), command: Some(command.into()) });
+        self
+    }
+}
+
+/// All rules, the likeliest obstacle first; the worst findings come first.
+pub fn doctor(host: &Host, log: Option<&Log>) -> Vec<Finding> {
+    let rules: [fn(&Host) -> Vec<Finding>; 9] = [
+        iommu::iommu_off,
+        virtualization::virtualization_off,
+        remapping::no_interrupt_remapping,
+        words::misspelt,
+        groups::group_shared,
+        boot_card::boot_card,
+        identical::identical_cards,
+        driver::driver_in_use,
+        root_disk::root_disk,
+    ];
+    let mut findings: Vec<Finding> = rules.iter().flat_map(|rule| rule(host)).collect();
+    findings.extend(binding::bindings(host, log));
+    findings.sort_by_key(|finding| finding.severity);
+    findings
 }

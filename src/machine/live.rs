@@ -111,6 +111,30 @@ impl Root for Live {
         Ok(bytes)
     }
 
+    fn kernel_log(&self) -> io::Result<Vec<u8>> {
+        let path = Path::new("/dev/kmsg");
+        let log = match self.at(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, 0) {
+            Ok(log) if fs::FileType::from_raw_mode(fs::fstat(&log)?.st_mode).is_char_device() => log,
+            Ok(_) => return self.read(path),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return self.read(Path::new("/var/log/dmesg"));
+            }
+            Err(error) => return Err(error),
+        };
+        let mut text = Vec::new();
+        let mut record = vec![0; MAX_RECORD];
+        while text.len() < MAX_OUTPUT * 16 {
+            match rustix::io::read(&log, &mut record[..]) {
+                Ok(0) | Err(Errno::AGAIN) => break,
+                Ok(length) => text.extend_from_slice(record.get(..length).unwrap_or_default()),
+                // EPIPE: this record was overwritten while we read; the next read gives the oldest that is left.
+                Err(Errno::PIPE | Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(text)
+    }
+
     fn list(&self, path: &Path) -> io::Result<Vec<OsString>> {
         let folder = self.at(path, OFlags::RDONLY | OFlags::DIRECTORY, 0)?;
         let mut names = Vec::new();
@@ -151,6 +175,9 @@ impl Root for Live {
         Ok(Stat { kind, size: u64::try_from(stat.st_size).unwrap_or(0), ownership })
     }
 }
+
+/// The largest record that /dev/kmsg gives, in bytes (PRINTK_MESSAGE_MAX in kernel/printk/internal.h, rounded up).
+const MAX_RECORD: usize = 16 << 10;
 
 /// A lock on an open file; the kernel lets go when the descriptor closes.
 struct FileLock(#[allow(dead_code, reason = "held for its drop")] OwnedFd);

@@ -68,6 +68,12 @@ pub trait Root {
         bytes.truncate(length);
         Ok(bytes)
     }
+    /// The kernel's log as /dev/kmsg gives it, from the oldest record that is left to the newest
+    /// (Documentation/ABI/testing/dev-kmsg). A saved tree may have it as a plain file, or as a printed one in
+    /// /var/log/dmesg.
+    fn kernel_log(&self) -> io::Result<Vec<u8>> {
+        self.read(Path::new("/dev/kmsg")).or_else(|_| self.read(Path::new("/var/log/dmesg")))
+    }
     /// The names in a folder, sorted.
     fn list(&self, path: &Path) -> io::Result<Vec<OsString>>;
     /// Where a link points, as it is written there.
