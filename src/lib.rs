@@ -1,7 +1,11 @@
 //! gpuferry carries a GPU from a Linux host to a KVM guest and back.
 pub mod cli;
 pub mod error;
+pub mod handover;
 pub mod host;
 pub mod judge;
 pub mod machine;
 pub mod pci;
+pub mod plan;
+pub mod step;
+pub mod vm;

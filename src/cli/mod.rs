@@ -1,6 +1,11 @@
 //! The command line: one file a verb. Parses words, calls the library, prints; decides nothing itself.
 
+mod card;
+mod detach;
+mod follow;
 mod generate;
+mod reattach;
+mod status;
 
 use crate::error::{Error, Result, Status};
 use clap::{Parser, Subcommand};
@@ -27,6 +32,15 @@ pub struct Cli {
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
+    /// Take cards away from the host, so that a guest can have them; undone by `reattach`.
+    Detach(detach::Detach),
+    /// Bring cards home: drivers, screen and consoles as they were.
+    Reattach(reattach::Reattach),
+    /// Show who has which card, since when, and what comes next.
+    Status(status::Status),
+    /// What the worker's unit runs.
+    #[command(hide = true)]
+    Card(card::Card),
     /// Write man pages and shell completions below a folder, for packagers.
     #[command(hide = true)]
     Generate(generate::Generate),
@@ -61,6 +75,10 @@ pub fn main(words: impl IntoIterator<Item = std::ffi::OsString>) -> Status {
 fn run(context: &Context, verb: Option<Verb>) -> Result<Status> {
     let _ = context;
     match verb {
+        Some(Verb::Detach(verb)) => verb.run(context),
+        Some(Verb::Reattach(verb)) => verb.run(context),
+        Some(Verb::Status(_)) => status::Status::run(context),
+        Some(Verb::Card(verb)) => verb.run(context),
         Some(Verb::Generate(verb)) => verb.run(),
         None => Ok(Status::Done),
     }

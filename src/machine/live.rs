@@ -3,7 +3,10 @@
 //! Every path is resolved by the kernel with `RESOLVE_IN_ROOT` (openat2(2)), so that a link in a mounted or
 //! saved root cannot lead out of it. Knows nothing of GPUs.
 
-use super::{FileKind, Finished, Lock, MAX_OUTPUT, MAX_READ, Machine, Ownership, Program, Root, Space, Stat};
+use super::{
+    FileKind, Finished, Lock, MAX_OUTPUT, MAX_READ, Machine, Ownership, Program, Root, Space, Stat,
+    process::{Process, Watched},
+};
 use rustix::{
     event::{PollFd, PollFlags, poll},
     fs::{self, AtFlags, Mode, OFlags, ResolveFlags},
@@ -280,6 +283,16 @@ impl Machine for Live {
         finished
     }
 
+    fn start(&self, program: &Program, output: &Path) -> io::Result<Box<dyn Process>> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW;
+        let output = File::from(self.at(output, flags, 0o600)?);
+        Ok(Box::new(Watched::start(program, output)?))
+    }
+
+    fn process(&self, pid: u32) -> io::Result<Box<dyn Process>> {
+        Ok(Box::new(Watched::find(pid)?))
+    }
+
     fn now(&self) -> Duration {
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default()
     }
@@ -304,7 +317,7 @@ impl Machine for Live {
     }
 }
 
-fn timespec(duration: Duration) -> Timespec {
+pub(super) fn timespec(duration: Duration) -> Timespec {
     Timespec {
         tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: duration.subsec_nanos().into(),

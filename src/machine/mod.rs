@@ -5,6 +5,7 @@
 //! Paths are absolute and lie below the door's root.
 
 pub mod live;
+pub mod process;
 
 use std::{
     ffi::{OsStr, OsString},
@@ -97,6 +98,22 @@ pub trait Root {
         let target = self.readlink(path)?;
         let name = target.file_name().map(|name| name.to_string_lossy().into_owned());
         name.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a link that ends in no name"))
+    }
+}
+
+// `&dyn Machine` as a `Root`: what turns one trait object into the other by itself came with Rust 1.86.
+impl<R: Root + ?Sized> Root for &R {
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        (**self).read(path)
+    }
+    fn list(&self, path: &Path) -> io::Result<Vec<OsString>> {
+        (**self).list(path)
+    }
+    fn readlink(&self, path: &Path) -> io::Result<PathBuf> {
+        (**self).readlink(path)
+    }
+    fn stat(&self, path: &Path) -> io::Result<Stat> {
+        (**self).stat(path)
     }
 }
 
@@ -205,6 +222,18 @@ pub trait Machine: Root {
 
     /// Runs a program to its end or its deadline. An error means that it could not be started.
     fn run(&self, program: &Program) -> io::Result<Finished>;
+
+    /// Starts a program that runs on, also after us; what it prints goes to a file (made for root alone, emptied).
+    /// Its deadline and standard input do not count.
+    fn start(&self, program: &Program, output: &Path) -> io::Result<Box<dyn process::Process>> {
+        let _ = (program, output);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    /// The process that has this number now. See [`process::find`] for one that was met before.
+    fn process(&self, pid: u32) -> io::Result<Box<dyn process::Process>> {
+        let _ = pid;
+        Err(io::ErrorKind::Unsupported.into())
+    }
 
     /// Wall clock, since 1970. For records that people read.
     fn now(&self) -> Duration;

@@ -1,0 +1,71 @@
+//! `gpuferry card`: what the worker's unit runs. Not for people.
+
+use super::{Context, follow::this_machine};
+use crate::{
+    error::{Result, Status},
+    handover::{
+        client,
+        record::RUN,
+        worker::{self, Request, Way},
+    },
+    pci::Address,
+};
+use clap::{Args, Subcommand};
+use std::{ffi::OsString, path::Path, time::Duration};
+
+/// What the worker's unit runs.
+#[derive(Debug, Args)]
+pub struct Card {
+    #[command(subcommand)]
+    part: Part,
+}
+
+#[derive(Debug, Subcommand)]
+enum Part {
+    /// Carry one hand-over out.
+    Work(Work),
+    /// Without systemd: start `gpuferry card WORDS` in a session of its own, and again if it is killed.
+    Keep {
+        /// The words.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<OsString>,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Work {
+    way: Way,
+    address: Address,
+    #[arg(long)]
+    op: String,
+    #[arg(long)]
+    limit: u64,
+    #[arg(long)]
+    with: Vec<Address>,
+    #[arg(long)]
+    step: bool,
+    #[arg(long)]
+    guest: Option<String>,
+}
+
+impl Card {
+    /// Runs it.
+    pub fn run(self, context: &Context) -> Result<Status> {
+        let machine = this_machine(context, "card")?;
+        match self.part {
+            Part::Keep { words } => client::keep(&machine, &words, &Path::new(RUN).join("worker.log")),
+            Part::Work(work) => {
+                let request = Request {
+                    op: work.op,
+                    way: work.way,
+                    address: work.address,
+                    together: work.with,
+                    limit: Duration::from_secs(work.limit),
+                    step: work.step,
+                    guest: work.guest,
+                };
+                worker::work(&machine, &request).map(|_| Status::Done)
+            }
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! `gpuferry detach`: the host gives cards up, vfio-pci takes them.
+
+use super::{
+    Context,
+    follow::{asked, can_ask, carry_out, need_root, nothing_hangs, this_machine},
+    print,
+};
+use crate::{
+    error::{Error, Result, Status},
+    handover::{
+        client::new_op,
+        preflight, record,
+        snapshot::Card,
+        worker::{Request, Way, held},
+    },
+    host::{self, Host},
+    pci::Address,
+    plan::live::{self, Goal, LivePlan},
+};
+use clap::Args;
+use std::time::Duration;
+
+/// Take cards away from the host, so that a guest can have them; undone by `reattach`.
+#[derive(Debug, Args)]
+pub struct Detach {
+    /// The cards: any of their functions, as 0000:01:00.0.
+    #[arg(required = true, value_name = "ADDR")]
+    pub addresses: Vec<Address>,
+    /// How long one write may take before it counts as hanging.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub timeout: u64,
+    /// Ask before each stage.
+    #[arg(long)]
+    pub step: bool,
+    /// Show what would be done, and do nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask, even when the screen will go dark.
+    #[arg(long, short)]
+    pub yes: bool,
+}
+
+impl Detach {
+    /// Hands them over, one after the other.
+    pub fn run(&self, context: &Context) -> Result<Status> {
+        let machine = this_machine(context, "detach")?;
+        nothing_hangs(&machine)?;
+        let host = host::observe(&machine);
+        let mut cards: Vec<Card> = Vec::new();
+        for address in &self.addresses {
+            let card = Card::find(&host, *address)?;
+            if !cards.contains(&card) {
+                cards.push(card);
+            }
+        }
+        let mut plans = Vec::new();
+        for card in &cards {
+            // The plan first: a card that is lent already needs nothing, whatever shares its group.
+            let plan = live::live(&host, Goal::Lend(card));
+            if plan.as_ref().map_or(true, |plan| !plan.stages.is_empty()) {
+                if let Some(refusal) = preflight::refuse_host(&host, card, &cards) {
+                    return Err(refusal);
+                }
+            }
+            plans.push(plan?);
+        }
+        if self.dry_run {
+            return cards
+                .iter()
+                .zip(&plans)
+                .try_for_each(|(card, plan)| show(card, plan))
+                .map(|()| Status::Done);
+        }
+        need_root("detach")?;
+        for (card, plan) in cards.iter().zip(&plans) {
+            if plan.stages.is_empty() {
+                continue;
+            }
+            if let Some(refusal) = preflight::refuse_lend(card, &held(&machine, card)) {
+                return Err(refusal);
+            }
+        }
+        self.warn(context, &host, &cards, &plans)?;
+        let addresses: Vec<_> = cards.iter().map(|card| card.address).collect();
+        for card in &cards {
+            let request = Request {
+                op: new_op(&machine),
+                way: Way::Lend,
+                address: card.address,
+                together: addresses.iter().copied().filter(|other| *other != card.address).collect(),
+                limit: Duration::from_secs(self.timeout),
+                step: self.step,
+                guest: None,
+            };
+            let title = format!("detach {} ({})", card.address, card.name);
+            carry_out(context, &machine, host.systemd, &request, &title)?;
+        }
+        Ok(Status::Done)
+    }
+
+    /// What the owner may not expect; asked where somebody can be.
+    fn warn(&self, context: &Context, host: &Host, cards: &[Card], plans: &[LivePlan]) -> Result<()> {
+        let off = host.kernel.cmdline.as_deref().unwrap_or("");
+        if off.split_whitespace().any(|word| word == "gpuferry.off=1") && !context.json {
+            print(
+                " gpuferry.off=1 is on the kernel command line: nothing starts by itself, this you asked for\n",
+            )?;
+        }
+        let screens = host.framebuffers.iter().filter_map(|fb| fb.function);
+        let dark: Vec<_> =
+            screens.filter(|fb| cards.iter().any(|card| card.functions.contains(fb))).collect();
+        let all = host.framebuffers.iter().all(|fb| fb.function.is_some_and(|f| dark.contains(&f)));
+        if dark.is_empty() || !all || plans.iter().all(|plan| plan.stages.is_empty()) {
+            return Ok(());
+        }
+        if !context.json {
+            print(" the host's only screen is on this card: it will be dark until the card comes home\n")?;
+        }
+        if !self.yes && !self.step && can_ask(context) && !asked(" go on")? {
+            return Err(Error::failed("stopped; nothing was changed"));
+        }
+        Ok(())
+    }
+}
+
+fn show(card: &Card, plan: &LivePlan) -> Result<()> {
+    print(&format!(" detach {} ({}) would do\n", card.address, card.name))?;
+    if plan.stages.is_empty() {
+        print("  nothing: it is lent already\n")?;
+    }
+    for stage in &plan.stages {
+        print(&format!("  {:<10} {}\n", stage.label, stage.text))?;
+        for step in &stage.steps {
+            print(&format!("             {}\n", step.describe()))?;
+        }
+    }
+    let known = record::LOG;
+    print(&format!(
+        " every write goes to {known} before it is made; undone by gpuferry reattach {}\n",
+        card.address
+    ))
+}

@@ -1,0 +1,72 @@
+//! `gpuferry reattach`: cards come home, from wherever they are.
+
+use super::{
+    Context,
+    follow::{carry_out, need_root, nothing_hangs, this_machine},
+};
+use crate::{
+    error::{Result, Status},
+    handover::{
+        client::new_op,
+        preflight, record,
+        snapshot::Card,
+        worker::{Request, Way, held},
+    },
+    host,
+    pci::Address,
+};
+use clap::Args;
+use std::time::Duration;
+
+/// Bring cards home: drivers, screen and consoles as they were. Also finishes what was interrupted.
+#[derive(Debug, Args)]
+pub struct Reattach {
+    /// The cards: any of their functions, as 0000:01:00.0.
+    #[arg(required = true, value_name = "ADDR")]
+    pub addresses: Vec<Address>,
+    /// How long one write may take before it counts as hanging.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub timeout: u64,
+    /// Ask before each stage.
+    #[arg(long)]
+    pub step: bool,
+}
+
+impl Reattach {
+    /// Brings them home, one after the other.
+    pub fn run(&self, context: &Context) -> Result<Status> {
+        let machine = this_machine(context, "reattach")?;
+        nothing_hangs(&machine)?;
+        let host = host::observe(&machine);
+        let mut cards: Vec<Card> = Vec::new();
+        for address in &self.addresses {
+            let card = Card::find(&host, *address)?;
+            if !cards.contains(&card) {
+                cards.push(card);
+            }
+        }
+        need_root("reattach")?;
+        for card in &cards {
+            // What is on record may name more functions than the card shows now.
+            let known =
+                record::snapshot(&machine, card.address)?.map_or_else(|| card.clone(), |known| known.card);
+            if let Some(refusal) = preflight::refuse_home(&known, &held(&machine, &known)) {
+                return Err(refusal);
+            }
+        }
+        for card in &cards {
+            let request = Request {
+                op: new_op(&machine),
+                way: Way::Home,
+                address: card.address,
+                together: Vec::new(),
+                limit: Duration::from_secs(self.timeout),
+                step: self.step,
+                guest: None,
+            };
+            let title = format!("reattach {} ({})", card.address, card.name);
+            carry_out(context, &machine, host.systemd, &request, &title)?;
+        }
+        Ok(Status::Done)
+    }
+}

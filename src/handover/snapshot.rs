@@ -1,0 +1,180 @@
+//! [`Snapshot`]: how a card was before the first write, so that it can be brought home and compared.
+//!
+//! It is taken once, lies in /run, and ends with the boot. The way home is not read from it backwards: it is
+//! planned from the machine as it is then ([`crate::plan::live`]).
+
+use crate::{
+    error::{Error, Result},
+    handover::drivers,
+    host::{Console, Framebuffer, Function, Host},
+    machine::Root,
+    pci::{Address, DeviceId},
+    step::live::device,
+};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// What is handed over as one: a card and all its functions, or a single other function.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Card {
+    /// The display function, or the only one.
+    pub address: Address,
+    /// Every function that goes, by address; the display function is among them.
+    pub functions: Vec<Address>,
+    /// What people call it.
+    pub name: String,
+}
+
+impl Card {
+    /// The card that an address belongs to; an address that is no card's stands for itself.
+    pub fn find(host: &Host, address: Address) -> Result<Self> {
+        let missing = || {
+            Error::usage(format!("there is no PCI device {address} in this machine"))
+                .hint("gpuferry inspect devices   lists what there is")
+        };
+        let function = host.function(address).ok_or_else(missing)?;
+        let Some(gpu) = host.gpu(address) else {
+            return Ok(Self { address, functions: vec![address], name: function.label() });
+        };
+        let name = host.function(gpu.address).map_or_else(|| gpu.address.to_string(), Function::label);
+        Ok(Self { address: gpu.address, functions: gpu.functions.clone(), name })
+    }
+
+    /// A word for files and units: the slot, and the function where it is not the first.
+    pub fn key(&self) -> String {
+        key(self.address)
+    }
+
+    /// Functions of other devices that share an IOMMU group with this card and are no bridges: they would have to
+    /// go too.
+    pub fn companions(&self, host: &Host) -> Vec<Address> {
+        let groups =
+            host.groups.iter().filter(|group| self.functions.iter().any(|f| group.functions.contains(f)));
+        let members = groups.flat_map(|group| group.functions.iter().copied());
+        let others = members.filter(|member| !self.functions.contains(member));
+        others
+            .filter(|other| host.function(*other).is_none_or(|function| !function.is_pci_bridge()))
+            .collect()
+    }
+}
+
+/// The word for an address in names of files and units.
+pub fn key(address: Address) -> String {
+    match address.function {
+        0 => address.slot_name(),
+        function => format!("{}-{function}", address.slot_name()),
+    }
+}
+
+/// A function before it was handed over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Before {
+    /// Where.
+    pub address: Address,
+    /// What: the same address with other ids is another device.
+    pub id: Option<DeviceId>,
+    /// The driver that had it.
+    pub driver: Option<String>,
+    /// The module that the driver came from; `None` also for one that is built in.
+    pub module: Option<String>,
+    /// Its `driver_override`.
+    pub driver_override: Option<String>,
+}
+
+/// How a card and the consoles on it were.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Version of this form.
+    pub schema: u32,
+    /// /proc/sys/kernel/random/boot_id of the boot that it was taken in.
+    pub boot_id: String,
+    /// When, in milliseconds since 1970.
+    pub taken_ms: u64,
+    /// The card.
+    pub card: Card,
+    /// Its functions.
+    pub functions: Vec<Before>,
+    /// Modules that were loaded above its drivers and are unloaded on the way.
+    pub modules: Vec<String>,
+    /// Its frame buffers.
+    pub framebuffers: Vec<Framebuffer>,
+    /// All console back ends of the machine.
+    pub consoles: Vec<Console>,
+}
+
+impl Snapshot {
+    /// Takes it: from the host's facts, and from sysfs which module each driver came from.
+    pub fn take(root: &(impl Root + ?Sized), host: &Host, card: &Card, taken_ms: u64) -> Result<Self> {
+        let before = |address: &Address| {
+            let function = host.function(*address);
+            let function =
+                function.ok_or_else(|| Error::failed(format!("{address} has gone from the bus")))?;
+            Ok(Before {
+                address: *address,
+                id: function.id(),
+                driver: function.driver.clone(),
+                module: root.link_name(&device(*address).join("driver/module")).ok(),
+                driver_override: function.driver_override.clone(),
+            })
+        };
+        let functions: Vec<Before> = card.functions.iter().map(before).collect::<Result<_>>()?;
+        let above =
+            functions.iter().filter_map(|f| f.driver.as_deref()).flat_map(|d| drivers::facts(d).above);
+        let loaded = above.filter(|module| root.exists(&Path::new("/sys/module").join(module)));
+        let own = |fb: &&Framebuffer| fb.function.is_some_and(|f| card.functions.contains(&f));
+        Ok(Self {
+            schema: 1,
+            boot_id: boot_id(root)?,
+            taken_ms,
+            card: card.clone(),
+            modules: loaded.map(|module| (*module).to_owned()).collect(),
+            framebuffers: host.framebuffers.iter().filter(own).cloned().collect(),
+            consoles: host.consoles.clone(),
+            functions,
+        })
+    }
+
+    /// What is not as it was, a sentence each. Empty: the card is home.
+    pub fn differences(&self, host: &Host) -> Vec<String> {
+        let word = |driver: &Option<String>| driver.clone().unwrap_or_else(|| "no driver".to_owned());
+        let mut found = Vec::new();
+        for before in &self.functions {
+            let Some(now) = host.function(before.address) else {
+                found.push(format!("{} has gone from the bus", before.address));
+                continue;
+            };
+            if now.driver != before.driver {
+                found.push(format!(
+                    "{} has {}, had {}",
+                    before.address,
+                    word(&now.driver),
+                    word(&before.driver)
+                ));
+            }
+            if now.driver_override != before.driver_override {
+                let now = now.driver_override.as_deref().unwrap_or("nothing");
+                let had = before.driver_override.as_deref().unwrap_or("nothing");
+                found.push(format!("driver_override of {} is {now}, was {had}", before.address));
+            }
+        }
+        for fb in &self.framebuffers {
+            if !host.framebuffers.contains(fb) {
+                found.push(format!("frame buffer fb{} ({}) is not back", fb.index, fb.name));
+            }
+        }
+        for console in &self.consoles {
+            let now = host.consoles.iter().find(|now| now.name == console.name);
+            if now.is_none_or(|now| now.bound != console.bound) {
+                let word = if console.bound { "on" } else { "off" };
+                found.push(format!("console vtcon{} ({}) was {word}", console.index, console.name));
+            }
+        }
+        found
+    }
+}
+
+/// The id of this boot.
+pub fn boot_id(root: &(impl Root + ?Sized)) -> Result<String> {
+    let path = Path::new("/proc/sys/kernel/random/boot_id");
+    root.text(path).map_err(|error| Error::io("read", path, &error))
+}

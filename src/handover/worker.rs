@@ -1,0 +1,377 @@
+//! The card's worker: the one process that carries a hand-over out, and nothing else does.
+//!
+//! It takes the card's lock, looks again (what the client saw may have changed), writes down how the card was, and
+//! then acts, each write on record before it is made. A step that fails on the way to a guest turns the card
+//! around. A write that hangs hangs only this process: the lock stays held, so nobody writes to the device after
+//! it, and when it completes the card is brought home.
+
+use super::{
+    holders::{holders, nodes},
+    preflight::{self, Held},
+    record::{self, Event, Phase, Recorder, State, millis},
+    snapshot::{Card, Snapshot, boot_id},
+};
+use crate::{
+    error::{Error, Result, Status, said},
+    host::{self, Host},
+    machine::{Finished, Machine, Program, Root, wait_until},
+    pci::Address,
+    plan::live::{self, Goal, LivePlan, VFIO},
+    step::live::{Hands, driver_of},
+};
+use std::{path::Path, time::Duration};
+
+/// Where to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Way {
+    /// To vfio-pci.
+    Lend,
+    /// To the host.
+    Home,
+}
+
+/// What a worker is asked for.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Names the operation: a worker that is started again with the same one goes on with it.
+    pub op: String,
+    /// Where to.
+    pub way: Way,
+    /// The card.
+    pub address: Address,
+    /// Other cards that the same command takes: their functions are no strangers in a shared group.
+    pub together: Vec<Address>,
+    /// How long one write may take before it counts as hanging.
+    pub limit: Duration,
+    /// Whether to wait for the owner's word before each stage.
+    pub step: bool,
+    /// The guest that it is lent for.
+    pub guest: Option<String>,
+}
+
+/// What came of it, when it went well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// With vfio-pci now.
+    Lent,
+    /// It was there already, and nothing was changed.
+    WasLent,
+    /// As it was before.
+    Home,
+    /// It was home already.
+    WasHome,
+    /// With these drivers now, after it was never the host's in this boot.
+    Given(Vec<String>),
+}
+
+/// Takes the lock of a card. Somebody else's hand-over is told with what it is in.
+pub fn lock(machine: &dyn Machine, address: Address) -> Result<Box<dyn crate::machine::Lock>> {
+    let folder = record::folder(address);
+    record::make_folders(machine, &folder)?;
+    let path = folder.join("lock");
+    match machine.lock(&path).map_err(|error| Error::io("lock", &path, &error))? {
+        Some(lock) => Ok(lock),
+        None => Err(busy(machine, address)),
+    }
+}
+
+/// What is said of a card whose worker is at work, or hangs.
+pub fn busy(root: &(impl Root + ?Sized), address: Address) -> Error {
+    let lines = record::lines(root, &record::folder(address).join("events"));
+    let error = Error::refused(format!("a hand-over of {address} is under way"));
+    match record::in_flight(&lines) {
+        Some(write) => error
+            .detail(format!("it is writing `{}` to {}", write.value.trim(), write.path))
+            .hint("gpuferry status   shows since when, and what completes it"),
+        None => error.hint("gpuferry status"),
+    }
+}
+
+/// Does what is asked, from lock to the last event. The outcome is on record in any case.
+pub fn work(machine: &dyn Machine, request: &Request) -> Result<Outcome> {
+    let lock = lock(machine, request.address)?;
+    let recorder = Recorder::open(machine, request.address, &request.op)?;
+    let done = carry(&recorder, request);
+    let finished = match &done {
+        Ok(outcome) => finished(Status::Done, outcome.sentence(request.address), &[], &[]),
+        Err(error) => finished(error.status, error.message.clone(), &error.details, &error.hints),
+    };
+    // First free, then told: who hears of the end may start the next one.
+    drop(lock);
+    recorder.say(finished)?;
+    done
+}
+
+fn finished(status: Status, message: String, details: &[String], hints: &[String]) -> Event {
+    Event::Finished { status: status as u8, message, details: details.to_vec(), hints: hints.to_vec() }
+}
+
+impl Outcome {
+    /// In a sentence.
+    pub fn sentence(&self, address: Address) -> String {
+        match self {
+            Self::Lent => format!("{address} is lent: vfio-pci has it, and a guest can take it"),
+            Self::WasLent => format!("{address} is lent already: nothing was changed"),
+            Self::Home => format!("{address} is home: drivers, screen and consoles are as they were"),
+            Self::WasHome => format!("{address} is the host's already: nothing was changed"),
+            Self::Given(drivers) => format!("{address} is the host's: {}", drivers.join(", ")),
+        }
+    }
+}
+
+fn carry(recorder: &Recorder, request: &Request) -> Result<Outcome> {
+    let machine = recorder.machine();
+    let state = record::state(machine, request.address)?;
+    let resumed = state.as_ref().filter(|state| state.op == request.op).map(|state| state.phase);
+    recorder.say(Event::Open {
+        card: request.address,
+        goal: if request.way == Way::Lend { "lend" } else { "home" }.to_owned(),
+        boot_id: boot_id(machine)?,
+    })?;
+    let worker = Worker { recorder, request };
+    match (request.way, resumed) {
+        (Way::Lend, Some(Phase::Lending | Phase::Homing | Phase::Stuck)) => {
+            Err(worker.turn_around(Error::failed("the worker was killed on the way")))
+        }
+        (Way::Lend, Some(Phase::Lent)) => Ok(Outcome::Lent),
+        (Way::Lend, None) => worker.lend(state.is_none()),
+        (Way::Home, _) => worker.home(),
+    }
+}
+
+/// Who holds which function of a card now.
+pub fn held(root: &(impl Root + ?Sized), card: &Card) -> Vec<Held> {
+    let held = card.functions.iter().map(|address| Held {
+        address: *address,
+        driver: driver_of(root, *address),
+        holders: holders(root, &nodes(root, *address)),
+    });
+    held.collect()
+}
+
+struct Worker<'r, 'm> {
+    recorder: &'r Recorder<'m>,
+    request: &'r Request,
+}
+
+impl Worker<'_, '_> {
+    fn machine(&self) -> &dyn Machine {
+        self.recorder.machine()
+    }
+
+    fn look(&self) -> Host {
+        host::observe(&self.machine())
+    }
+
+    fn lend(&self, first: bool) -> Result<Outcome> {
+        let machine = self.machine();
+        let host = self.look();
+        let card = Card::find(&host, self.request.address)?;
+        let together = self.request.together.iter().map(|address| Card::find(&host, *address));
+        let together: Vec<_> = together.collect::<Result<_>>()?;
+        let plan = live::live(&host, Goal::Lend(&card))?;
+        if plan.stages.is_empty() {
+            return Ok(Outcome::WasLent);
+        }
+        if let Some(refusal) = preflight::refuse_host(&host, &card, &together) {
+            return Err(refusal);
+        }
+        if let Some(refusal) = preflight::refuse_lend(&card, &held(machine, &card)) {
+            return Err(refusal);
+        }
+        // The first snapshot is how the card was; one taken on the way would remember the way.
+        if record::snapshot(machine, card.address)?.is_none() || first {
+            let now = millis(machine.now());
+            record::set_snapshot(machine, &Snapshot::take(machine, &host, &card, now)?)?;
+        }
+        self.set(&card, Phase::Lending)?;
+        if let Err(error) = self.run(&plan) {
+            return Err(self.turn_around(error));
+        }
+        self.set(&card, Phase::Lent)?;
+        Ok(Outcome::Lent)
+    }
+
+    /// A failure on the way to a guest: the card goes home, and the failure is told with how that went.
+    fn turn_around(&self, failure: Error) -> Error {
+        let _ = self.recorder.say(Event::Note { text: format!("{}: going back", failure.message) });
+        let Err(home) = self.home() else {
+            return failure.with_status(Status::Undone).detail("everything is as it was");
+        };
+        let mut both = failure.with_status(Status::NotUndone).detail(home.message);
+        both.details.extend(home.details);
+        both.hints.extend(home.hints);
+        both
+    }
+
+    fn home(&self) -> Result<Outcome> {
+        let machine = self.machine();
+        let address = self.request.address;
+        let Some(snapshot) = record::snapshot(machine, address)? else { return self.give() };
+        let card = &snapshot.card;
+        if let Some(refusal) = preflight::refuse_home(card, &held(machine, card)) {
+            return Err(refusal);
+        }
+        let host = self.look();
+        let plan = live::live(&host, Goal::Home(&snapshot))?;
+        self.set(card, Phase::Homing)?;
+        let failures = self.run_all(&plan)?;
+        let mut left = Vec::new();
+        let deadline = Duration::from_secs(5);
+        // Consoles follow their frame buffer after a moment: look until it is as it was.
+        wait_until(machine, deadline, || {
+            left = snapshot.differences(&host::observe(&machine));
+            left.is_empty()
+        });
+        if left.is_empty() {
+            record::forget(machine, address)?;
+            return Ok(Outcome::Home);
+        }
+        self.set(card, Phase::Stuck)?;
+        let mut error = Error::new(Status::NotUndone, format!("{address} is not home yet"));
+        error.details.extend(left);
+        error.details.extend(failures.iter().map(|failure| failure.message.clone()));
+        Err(error.hint(format!("gpuferry reattach {address}   tries again from where it is")))
+    }
+
+    /// Home for a card that was lent before anybody could look: whatever driver of the host takes it.
+    fn give(&self) -> Result<Outcome> {
+        let machine = self.machine();
+        let host = self.look();
+        let card = Card::find(&host, self.request.address)?;
+        let plan = live::live(&host, Goal::Give(&card))?;
+        if plan.stages.is_empty() {
+            record::forget(machine, card.address)?;
+            return Ok(Outcome::WasHome);
+        }
+        if let Some(refusal) = preflight::refuse_home(&card, &held(machine, &card)) {
+            return Err(refusal);
+        }
+        self.run(&plan)?;
+        let taken = |address: &Address| driver_of(machine, *address).as_deref() == Some(VFIO);
+        if let Some(again) = card.functions.iter().find(|address| taken(address)) {
+            return Err(Error::failed(format!("vfio-pci took {again} again"))
+                .detail("its ids are given to vfio-pci, on the kernel command line or in modprobe.d")
+                .hint("gpuferry inspect boot   shows what stands there"));
+        }
+        let drivers = card.functions.iter().map(|address| {
+            let driver = driver_of(machine, *address).unwrap_or_else(|| "no driver".into());
+            format!("{address} {driver}")
+        });
+        record::forget(machine, card.address)?;
+        Ok(Outcome::Given(drivers.collect()))
+    }
+
+    fn set(&self, card: &Card, phase: Phase) -> Result<()> {
+        record::set_state(
+            self.machine(),
+            &State {
+                schema: 1,
+                op: self.request.op.clone(),
+                card: card.clone(),
+                phase,
+                since_ms: millis(self.machine().now()),
+                guest: self.request.guest.clone(),
+            },
+        )
+    }
+
+    /// Carries a plan out up to its first failure.
+    fn run(&self, plan: &LivePlan) -> Result<()> {
+        for (number, stage) in plan.stages.iter().enumerate() {
+            self.stage(number, stage, |step| step.apply(self))?;
+        }
+        Ok(())
+    }
+
+    /// Carries a plan out to its end, past failures: the way home does what can be done.
+    fn run_all(&self, plan: &LivePlan) -> Result<Vec<Error>> {
+        let mut failures = Vec::new();
+        for (number, stage) in plan.stages.iter().enumerate() {
+            let done = self.stage(number, stage, |step| {
+                if let Err(error) = step.apply(self) {
+                    self.recorder.say(Event::Note { text: error.message.clone() })?;
+                    failures.push(error);
+                }
+                Ok(())
+            });
+            done?;
+        }
+        Ok(failures)
+    }
+
+    fn stage(
+        &self,
+        number: usize,
+        stage: &live::Stage,
+        mut each: impl FnMut(&crate::step::live::LiveStep) -> Result<()>,
+    ) -> Result<()> {
+        if self.request.step {
+            self.ask(number, stage)?;
+        }
+        let begun = self.machine().uptime();
+        self.recorder.say(Event::Begin { label: stage.label.into(), text: stage.text.clone() })?;
+        stage.steps.iter().try_for_each(&mut each)?;
+        self.recorder.say(Event::End { ms: millis(self.machine().uptime().saturating_sub(begun)) })
+    }
+
+    /// Waits for the owner's word, which is a file that the client makes.
+    fn ask(&self, number: usize, stage: &live::Stage) -> Result<()> {
+        let file = record::folder(self.request.address).join(format!("go-{}-{number}", self.request.op));
+        self.recorder.say(Event::Begin { label: stage.label.into(), text: stage.text.clone() })?;
+        self.recorder.say(Event::Ask { file: file.display().to_string() })?;
+        let answered = wait_until(self.machine(), Duration::from_secs(600), || self.machine().exists(&file));
+        let word = self.machine().text(&file).unwrap_or_default();
+        let _ = self.machine().remove(&file);
+        if answered && word == "go" {
+            return Ok(());
+        }
+        Err(Error::failed(format!("stopped before `{} {}`", stage.label, stage.text)))
+    }
+
+    fn timed<T>(&self, path: &Path, value: &str, act: impl FnOnce() -> Result<T>) -> Result<T> {
+        let shown = path.display().to_string();
+        self.recorder.say(Event::Write { path: shown.clone(), value: value.to_owned() })?;
+        let begun = self.machine().uptime();
+        let done = act();
+        let took = self.machine().uptime().saturating_sub(begun);
+        let error = done.as_ref().err().map(|error| error.message.clone());
+        self.recorder.say(Event::Wrote { path: shown, ms: millis(took), error })?;
+        if took > self.request.limit && done.is_ok() {
+            return Err(Error::failed(format!(
+                "writing `{}` to {} hung for {} s",
+                value.trim(),
+                path.display(),
+                took.as_secs()
+            )));
+        }
+        done
+    }
+}
+
+impl Hands for Worker<'_, '_> {
+    fn machine(&self) -> &dyn Machine {
+        self.recorder.machine()
+    }
+
+    fn write(&self, path: &Path, value: &str) -> Result<()> {
+        let written = || {
+            let done = self.machine().write_attribute(path, value);
+            done.map_err(|error| {
+                Error::failed(format!(
+                    "cannot write `{}` to {}: {}",
+                    value.trim(),
+                    path.display(),
+                    said(&error)
+                ))
+            })
+        };
+        self.timed(path, value, written)
+    }
+
+    fn run(&self, program: &Program) -> Result<Finished> {
+        let words: Vec<_> = program.args.iter().map(|arg| arg.to_string_lossy()).collect();
+        let run = || self.machine().run(program).map_err(|error| Error::io("run", &program.path, &error));
+        self.timed(&program.path, &words.join(" "), run)
+    }
+}

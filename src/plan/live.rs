@@ -1,0 +1,292 @@
+//! The plan of a hand-over: from a [`Host`] and a [`Goal`] to the steps, in order. Pure.
+//!
+//! The way out takes the functions that can make the kernel wait first, while the screen still shows why, and the
+//! display last. The way home is not the way out backwards: it is planned from the machine as it is, so that it
+//! works from any point at which a hand-over stopped, and doing it twice changes nothing more.
+
+use crate::{
+    error::{Error, Result},
+    handover::{
+        drivers,
+        snapshot::{Before, Card, Snapshot},
+    },
+    host::{Function, Host},
+    pci::Address,
+    step::live::LiveStep,
+};
+
+/// Where a card should be.
+#[derive(Debug, Clone, Copy)]
+pub enum Goal<'a> {
+    /// With vfio-pci, for a guest.
+    Lend(&'a Card),
+    /// As it was before it was lent.
+    Home(&'a Snapshot),
+    /// With the host's own driver, whichever that is: for a card that was never the host's in this boot.
+    Give(&'a Card),
+}
+
+/// Steps that a person sees as one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stage {
+    /// One word.
+    pub label: &'static str,
+    /// What of.
+    pub text: String,
+    /// In order.
+    pub steps: Vec<LiveStep>,
+}
+
+/// A hand-over.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LivePlan {
+    /// In order. Empty: nothing is to be done.
+    pub stages: Vec<Stage>,
+}
+
+/// The driver that guests' devices are with.
+pub const VFIO: &str = "vfio-pci";
+
+/// Plans it. An error is a refusal, or a machine that is not known well enough.
+pub fn live(host: &Host, goal: Goal) -> Result<LivePlan> {
+    let stages = match goal {
+        Goal::Lend(card) => lend(host, card)?,
+        Goal::Home(snapshot) => home(host, snapshot)?,
+        Goal::Give(card) => give(host, card)?,
+    };
+    Ok(LivePlan { stages: stages.into_iter().filter(|stage| !stage.steps.is_empty()).collect() })
+}
+
+fn function(host: &Host, address: Address) -> Result<&Function> {
+    host.function(address).ok_or_else(|| Error::failed(format!("{address} is not on the bus")))
+}
+
+/// Addresses as people say them: without domain 0.
+fn shown<'a>(addresses: impl IntoIterator<Item = &'a Address>) -> String {
+    let words = addresses.into_iter().map(|address| {
+        let text = address.to_string();
+        text.strip_prefix("0000:").map_or(text.clone(), str::to_owned)
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+fn lend(host: &Host, card: &Card) -> Result<Vec<Stage>> {
+    let mut away = Vec::new();
+    for address in &card.functions {
+        let function = function(host, *address)?;
+        if function.is_pci_bridge() {
+            return Err(Error::refused(format!("{address} is a PCI bridge: bridges stay with the host")));
+        }
+        if function.iommu_group.is_none() {
+            return Err(Error::blocked(format!(
+                "{address} is in no IOMMU group: without an IOMMU a guest cannot have it"
+            ))
+            .hint("gpuferry   says what this machine lacks"));
+        }
+        if function.driver.as_deref() != Some(VFIO) {
+            away.push(function);
+        }
+    }
+    // Those whose driver waits for its users first, the display last: a hang is seen before the screen is dark.
+    let waits = |function: &&Function| function.driver.as_deref().is_some_and(|d| drivers::facts(d).waits);
+    away.sort_by_key(|function| (function.is_display(), !waits(function), function.address));
+    if away.is_empty() {
+        return Ok(Vec::new());
+    }
+    let claimed = || away.iter().map(|function| &function.address);
+    let mut stages = vec![
+        Stage {
+            label: "module",
+            text: VFIO.to_owned(),
+            steps: vec![LiveStep::LoadModule { module: VFIO.into(), driver: Some(VFIO.into()) }],
+        },
+        Stage {
+            label: "claim",
+            text: format!("{} for {VFIO}", shown(claimed())),
+            steps: claimed()
+                .map(|address| LiveStep::Override { address: *address, driver: Some(VFIO.into()) })
+                .collect(),
+        },
+    ];
+    let mut consoles = consoles_on(host, card);
+    let mut modules = above(host, card, &away)?;
+    for function in &away {
+        let Some(driver) = &function.driver else { continue };
+        if function.is_display() {
+            stages.extend(consoles.take());
+            stages.extend(modules.take());
+        }
+        stages.push(Stage {
+            label: "release",
+            text: format!("{} from {driver}", shown([&function.address])),
+            steps: vec![LiveStep::Unbind { address: function.address, driver: driver.clone() }],
+        });
+    }
+    let mut bind: Vec<_> = claimed().map(|address| LiveStep::Probe { address: *address }).collect();
+    bind.extend(claimed().map(|address| LiveStep::AwaitDriver { address: *address, driver: VFIO.into() }));
+    stages.push(Stage { label: "bind", text: format!("{} → {VFIO}", shown(&card.functions)), steps: bind });
+    Ok(stages)
+}
+
+/// The console that draws on this card's frame buffers, if it draws on no other.
+///
+/// The frame buffer console is one back end for all frame buffers. Where another one is left, which terminals move
+/// to it and which go dark is the kernel's to decide (drivers/video/fbdev/core/fbcon.c, `fbcon_fb_unbind`; with all
+/// terminals on the one that goes, it takes the console down and puts it back when that one returns).
+fn consoles_on(host: &Host, card: &Card) -> Option<Stage> {
+    let own = |function: Option<Address>| function.is_some_and(|f| card.functions.contains(&f));
+    let mine = host.framebuffers.iter().any(|fb| own(fb.function));
+    let others = host.framebuffers.iter().any(|fb| !own(fb.function));
+    if !mine || others {
+        return None;
+    }
+    let drawn = host.consoles.iter().filter(|console| console.bound && is_framebuffer_console(&console.name));
+    let steps: Vec<_> = drawn
+        .map(|console| LiveStep::Console { index: console.index, name: console.name.clone(), bound: false })
+        .collect();
+    let names = host.consoles.iter().filter(|console| console.bound && is_framebuffer_console(&console.name));
+    let names: Vec<_> = names.map(|console| format!("vtcon{}", console.index)).collect();
+    Some(Stage { label: "consoles", text: format!("{} unbound", names.join(" ")), steps })
+}
+
+/// As drivers/video/fbdev/core/fbcon.c names it in `fbcon_startup`; `(M)` is for modular, set by vt.c.
+fn is_framebuffer_console(name: &str) -> bool {
+    name.contains("frame buffer")
+}
+
+/// Modules above the card's driver. Other cards that use them would lose them too: refused.
+fn above(host: &Host, card: &Card, away: &[&Function]) -> Result<Option<Stage>> {
+    let mut steps = Vec::new();
+    for function in away {
+        let Some(driver) = &function.driver else { continue };
+        let modules = drivers::facts(driver).above;
+        let mut others = host.functions.iter().filter(|other| other.driver.as_ref() == Some(driver));
+        let other = others.find(|other| !card.functions.contains(&other.address));
+        if let (Some(other), false) = (other, modules.is_empty()) {
+            return Err(Error::refused(format!(
+                "{} has to go for {}, and {} uses it too",
+                modules.join(", "),
+                card.address,
+                other.address
+            ))
+            .detail(format!("unloading it would take the picture of {} as well", other.address))
+            .hint(format!("gpuferry plan static --gpu {}   lends it from boot on", card.address)));
+        }
+        steps.extend(modules.iter().map(|module| LiveStep::UnloadModule { module: (*module).to_owned() }));
+    }
+    let text = steps.iter().filter_map(|step| match step {
+        LiveStep::UnloadModule { module } => Some(module.as_str()),
+        _ => None,
+    });
+    Ok(Some(Stage { label: "unload", text: text.collect::<Vec<_>>().join(" "), steps }))
+}
+
+fn home(host: &Host, snapshot: &Snapshot) -> Result<Vec<Stage>> {
+    let mut clear = Vec::new();
+    let mut release = Vec::new();
+    let mut bind = Vec::new();
+    for before in display_first(host, snapshot) {
+        let now = function(host, before.address)?;
+        if before.id.is_some() && now.id() != before.id {
+            return Err(Error::failed(format!(
+                "at {} is another device now than the one that was lent",
+                before.address
+            )));
+        }
+        let address = before.address;
+        if now.driver_override != before.driver_override {
+            clear.push(LiveStep::Override { address, driver: before.driver_override.clone() });
+        }
+        if now.driver == before.driver {
+            continue;
+        }
+        if let Some(driver) = &now.driver {
+            release.push(LiveStep::Unbind { address, driver: driver.clone() });
+        }
+        let Some(driver) = before.driver.clone() else { continue };
+        if let Some(module) = before.module.clone() {
+            bind.push(LiveStep::LoadModule { module, driver: Some(driver.clone()) });
+        }
+        // Bound by name, not probed: with ids given to vfio-pci, a probe would give it back to vfio-pci.
+        bind.push(LiveStep::Bind { address, driver: driver.clone() });
+        bind.push(LiveStep::AwaitDriver { address, driver });
+    }
+    let screens = snapshot.framebuffers.iter().filter(|fb| !host.framebuffers.contains(fb));
+    let screens = screens
+        .filter_map(|fb| Some(LiveStep::AwaitFramebuffer { address: fb.function?, name: fb.name.clone() }));
+    let modules = snapshot.modules.iter().map(|m| LiveStep::LoadModule { module: m.clone(), driver: None });
+    // A console that is gone now may be there once its frame buffer is: every one that was modular is looked at.
+    let consoles = snapshot.consoles.iter().filter(|console| console.name.starts_with("(M)"));
+    let consoles = consoles.map(|console| LiveStep::Console {
+        index: console.index,
+        name: console.name.clone(),
+        bound: console.bound,
+    });
+    let flags = snapshot.consoles.iter().filter(|console| console.name.starts_with("(M)"));
+    let flags =
+        flags.map(|console| format!("vtcon{} {}", console.index, if console.bound { "on" } else { "off" }));
+    let drivers = snapshot.functions.iter().map(|before| {
+        let driver = before.driver.as_deref().unwrap_or("no driver");
+        format!("{} → {driver}", shown([&before.address]))
+    });
+    let released: Vec<_> = release
+        .iter()
+        .filter_map(|step| match step {
+            LiveStep::Unbind { address, .. } => Some(*address),
+            _ => None,
+        })
+        .collect();
+    let names: Vec<_> = snapshot.framebuffers.iter().map(|fb| fb.name.clone()).collect();
+    Ok(vec![
+        Stage { label: "claim", text: "given up".into(), steps: clear },
+        Stage { label: "release", text: format!("{} from {VFIO}", shown(&released)), steps: release },
+        Stage { label: "bind", text: drivers.collect::<Vec<_>>().join(", "), steps: bind },
+        Stage { label: "load", text: snapshot.modules.join(" "), steps: modules.collect() },
+        Stage { label: "screen", text: names.join(" "), steps: screens.collect() },
+        Stage { label: "consoles", text: flags.collect::<Vec<_>>().join(", "), steps: consoles.collect() },
+    ])
+}
+
+/// The display before what depends on it, such as its audio.
+fn display_first<'a>(host: &Host, snapshot: &'a Snapshot) -> Vec<&'a Before> {
+    let mut functions: Vec<_> = snapshot.functions.iter().collect();
+    let display = |address| host.function(address).is_some_and(Function::is_display);
+    functions.sort_by_key(|before| (!display(before.address), before.address));
+    functions
+}
+
+fn give(host: &Host, card: &Card) -> Result<Vec<Stage>> {
+    let (mut clear, mut release, mut bind) = (Vec::new(), Vec::new(), Vec::new());
+    let lent = |now: &Function| now.driver.as_deref() == Some(VFIO) || now.driver_override.is_some();
+    if !card.functions.iter().filter_map(|address| host.function(*address)).any(lent) {
+        return Ok(Vec::new());
+    }
+    for address in &card.functions {
+        let (now, address) = (function(host, *address)?, *address);
+        if now.driver_override.is_some() {
+            clear.push(LiveStep::Override { address, driver: None });
+        }
+        if now.driver.as_deref() == Some(VFIO) {
+            release.push(LiveStep::Unbind { address, driver: VFIO.into() });
+        }
+        if now.driver.is_none() || now.driver.as_deref() == Some(VFIO) {
+            let modules = now.modules.iter().filter(|module| module.replace('_', "-") != VFIO);
+            let load = modules.map(|module| LiveStep::LoadModule { module: module.clone(), driver: None });
+            bind.extend(load);
+            bind.push(LiveStep::Probe { address });
+        }
+    }
+    Ok(vec![
+        Stage { label: "claim", text: "given up".into(), steps: clear },
+        Stage { label: "release", text: format!("{} from {VFIO}", shown(&card.functions)), steps: release },
+        Stage {
+            label: "bind",
+            text: format!("{} → the host's drivers", shown(&card.functions)),
+            steps: bind,
+        },
+    ])
+}
+
+#[cfg(test)]
+#[path = "live_tests.rs"]
+mod tests;

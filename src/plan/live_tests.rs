@@ -1,0 +1,189 @@
+use super::*;
+use crate::{
+    handover::{preflight, snapshot::Snapshot},
+    host::{
+        Console, Framebuffer, Group,
+        testing::{at, desktop, driven},
+    },
+};
+
+/// The desktop, with a bochs card instead, whose frame buffer the console is on.
+fn host() -> Host {
+    let mut host = desktop();
+    for (address, driver) in [("01:00.0", "bochs-drm"), ("01:00.1", "snd_hda_intel")] {
+        let function = host.functions.iter_mut().find(|f| f.address == at(address)).unwrap();
+        function.driver = Some(driver.into());
+        function.iommu_group = Some(15);
+    }
+    host.framebuffers =
+        vec![Framebuffer { index: 0, name: "bochs-drmdrmfb".into(), function: Some(at("01:00.0")) }];
+    host.consoles = vec![
+        Console { index: 0, name: "(S) dummy device".into(), bound: false },
+        Console { index: 1, name: "(M) frame buffer device".into(), bound: true },
+    ];
+    host
+}
+
+fn card(host: &Host) -> Card {
+    Card::find(host, at("01:00.1")).unwrap()
+}
+
+fn snapshot(host: &Host) -> Snapshot {
+    let folder = tempfile::tempdir().unwrap();
+    let boot = folder.path().join("proc/sys/kernel/random");
+    std::fs::create_dir_all(&boot).unwrap();
+    std::fs::write(boot.join("boot_id"), "b\n").unwrap();
+    let root = crate::machine::live::Live::open(folder.path()).unwrap();
+    Snapshot::take(&root, host, &card(host), 1).unwrap()
+}
+
+fn set(host: &mut Host, address: &str, driver: Option<&str>, driver_override: Option<&str>) {
+    let function = host.functions.iter_mut().find(|f| f.address == at(address)).unwrap();
+    function.driver = driver.map(str::to_owned);
+    function.driver_override = driver_override.map(str::to_owned);
+}
+
+/// How the machine is once the card is lent.
+fn lent() -> Host {
+    let mut host = host();
+    set(&mut host, "01:00.0", Some(VFIO), Some(VFIO));
+    set(&mut host, "01:00.1", Some(VFIO), Some(VFIO));
+    host.framebuffers.clear();
+    host.consoles[0].bound = true;
+    host.consoles.truncate(1);
+    host
+}
+
+fn steps(plan: &LivePlan) -> Vec<String> {
+    plan.stages.iter().flat_map(|stage| stage.steps.iter().map(LiveStep::describe)).collect()
+}
+
+#[test]
+fn the_way_out_frees_the_audio_first_and_the_display_last() {
+    let host = host();
+    let plan = live(&host, Goal::Lend(&card(&host))).unwrap();
+    assert_eq!(
+        steps(&plan),
+        [
+            "modprobe vfio-pci",
+            "echo 'vfio-pci' > /sys/bus/pci/devices/0000:01:00.1/driver_override",
+            "echo 'vfio-pci' > /sys/bus/pci/devices/0000:01:00.0/driver_override",
+            "echo 0000:01:00.1 > /sys/bus/pci/drivers/snd_hda_intel/unbind",
+            "echo 0 > /sys/class/vtconsole/vtcon1/bind",
+            "echo 0000:01:00.0 > /sys/bus/pci/drivers/bochs-drm/unbind",
+            "echo 0000:01:00.1 > /sys/bus/pci/drivers_probe",
+            "echo 0000:01:00.0 > /sys/bus/pci/drivers_probe",
+            "wait until vfio-pci has 0000:01:00.1",
+            "wait until vfio-pci has 0000:01:00.0",
+        ]
+    );
+}
+
+#[test]
+fn the_way_home_ends_with_the_console() {
+    let before = snapshot(&host());
+    let plan = live(&lent(), Goal::Home(&before)).unwrap();
+    assert_eq!(
+        steps(&plan),
+        [
+            "echo '' > /sys/bus/pci/devices/0000:01:00.0/driver_override",
+            "echo '' > /sys/bus/pci/devices/0000:01:00.1/driver_override",
+            "echo 0000:01:00.0 > /sys/bus/pci/drivers/vfio-pci/unbind",
+            "echo 0000:01:00.1 > /sys/bus/pci/drivers/vfio-pci/unbind",
+            "echo 0000:01:00.0 > /sys/bus/pci/drivers/bochs-drm/bind",
+            "wait until bochs-drm has 0000:01:00.0",
+            "echo 0000:01:00.1 > /sys/bus/pci/drivers/snd_hda_intel/bind",
+            "wait until snd_hda_intel has 0000:01:00.1",
+            "wait for frame buffer bochs-drmdrmfb of 0000:01:00.0",
+            "echo 1 > /sys/class/vtconsole/vtcon1/bind",
+        ]
+    );
+}
+
+/// From every point at which a way out can stop, the way home does what is left, and no more.
+#[test]
+fn the_way_home_is_planned_from_the_machine_as_it_is() {
+    let before = snapshot(&host());
+    let mut half = host();
+    set(&mut half, "01:00.0", Some("bochs-drm"), Some(VFIO));
+    set(&mut half, "01:00.1", None, Some(VFIO));
+    let plan = live(&half, Goal::Home(&before)).unwrap();
+    assert_eq!(
+        steps(&plan),
+        [
+            "echo '' > /sys/bus/pci/devices/0000:01:00.0/driver_override",
+            "echo '' > /sys/bus/pci/devices/0000:01:00.1/driver_override",
+            "echo 0000:01:00.1 > /sys/bus/pci/drivers/snd_hda_intel/bind",
+            "wait until snd_hda_intel has 0000:01:00.1",
+            "echo 1 > /sys/class/vtconsole/vtcon1/bind",
+        ]
+    );
+    // Home already: only the console is looked at, and it is as it was.
+    assert_eq!(
+        steps(&live(&host(), Goal::Home(&before)).unwrap()),
+        ["echo 1 > /sys/class/vtconsole/vtcon1/bind"]
+    );
+    assert!(before.differences(&host()).is_empty());
+    assert_eq!(before.differences(&half).len(), 3);
+}
+
+#[test]
+fn a_card_that_is_lent_needs_nothing() {
+    let host = lent();
+    assert!(live(&host, Goal::Lend(&card(&host))).unwrap().stages.is_empty());
+}
+
+#[test]
+fn a_console_that_has_another_screen_is_left_to_the_kernel() {
+    let mut host = host();
+    host.framebuffers.push(Framebuffer { index: 1, name: "i915drmfb".into(), function: Some(at("00:02.0")) });
+    let plan = live(&host, Goal::Lend(&card(&host))).unwrap();
+    assert!(!steps(&plan).iter().any(|step| step.contains("vtcon")), "{:?}", steps(&plan));
+}
+
+#[test]
+fn another_device_at_the_address_is_not_taken_home() {
+    let before = snapshot(&host());
+    let mut other = lent();
+    let function = other.functions.iter_mut().find(|f| f.address == at("01:00.0")).unwrap();
+    function.device = Some(0x9999);
+    let error = live(&other, Goal::Home(&before)).unwrap_err();
+    assert!(error.message.contains("another device"), "{error}");
+}
+
+#[test]
+fn modules_that_another_card_needs_stay() {
+    let mut host = host();
+    set(&mut host, "01:00.0", Some("nvidia"), None);
+    let plan = live(&host, Goal::Lend(&card(&host))).unwrap();
+    let unloads: Vec<_> = steps(&plan).into_iter().filter(|step| step.starts_with("modprobe -r")).collect();
+    assert_eq!(unloads, ["modprobe -r nvidia_drm", "modprobe -r nvidia_uvm", "modprobe -r nvidia_modeset"]);
+    host.functions.push(driven("05:00.0", "030000", "10de:2204", "nvidia", 20));
+    let error = live(&host, Goal::Lend(&card(&host))).unwrap_err();
+    assert!(error.message.contains("0000:05:00.0"), "{error}");
+}
+
+#[test]
+fn without_an_iommu_nothing_goes() {
+    let mut host = host();
+    host.functions.iter_mut().for_each(|function| function.iommu_group = None);
+    let error = live(&host, Goal::Lend(&card(&host))).unwrap_err();
+    assert_eq!(error.status, crate::error::Status::Blocked);
+}
+
+#[test]
+fn what_shares_the_group_is_named_and_bridges_are_not() {
+    let mut host = host();
+    let mut bridge = driven("00:01.0", "060400", "8086:a70d", "pcieport", 15);
+    bridge.header_type = Some(1);
+    host.functions.retain(|function| function.address != at("00:01.0"));
+    host.functions.extend([bridge, driven("07:00.0", "010601", "1b21:0612", "ahci", 15)]);
+    let functions = ["00:01.0", "01:00.0", "01:00.1", "07:00.0"].map(at).to_vec();
+    host.groups = vec![Group { id: 15, functions }];
+    let card = card(&host);
+    assert_eq!(card.companions(&host), [at("07:00.0")]);
+    let error = preflight::refuse_host(&host, &card, &[]).unwrap();
+    assert!(error.to_string().contains("0000:07:00.0"), "{error}");
+    let other = Card::find(&host, at("07:00.0")).unwrap();
+    assert!(preflight::refuse_host(&host, &card, &[card.clone(), other]).is_none());
+}
