@@ -69,6 +69,10 @@ impl Error {
         let failed = Self::failed(format!("cannot {verb} {}: {}", path.display(), said(error)));
         match error.kind() {
             io::ErrorKind::PermissionDenied => failed.hint("run it as root: sudo gpuferry …"),
+            io::ErrorKind::ReadOnlyFilesystem => {
+                failed.hint(format!("findmnt -T {}   shows what is mounted read-only", path.display()))
+            }
+            io::ErrorKind::StorageFull => failed.hint("df -h   shows which filesystem is full"),
             _ => failed,
         }
     }
@@ -137,6 +141,9 @@ mod tests {
     #[test]
     fn the_kernel_speaks_without_numbers() {
         let error = Error::io("write", Path::new("/boot/x"), &io::Error::from_raw_os_error(28));
-        assert_eq!(error.to_string(), "error: cannot write /boot/x: No space left on device");
+        assert_eq!(
+            error.to_string(),
+            "error: cannot write /boot/x: No space left on device\n  hint: df -h   shows which filesystem is full"
+        );
     }
 }

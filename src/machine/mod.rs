@@ -6,6 +6,8 @@
 
 pub mod live;
 pub mod process;
+#[cfg(test)]
+pub(crate) mod sim;
 
 use std::{
     ffi::{OsStr, OsString},
