@@ -2,9 +2,13 @@
 
 mod card;
 mod detach;
+mod doctor;
 mod follow;
 mod generate;
+mod inspect;
 mod reattach;
+mod render;
+mod screen;
 mod status;
 
 use crate::error::{Error, Result, Status};
@@ -32,6 +36,10 @@ pub struct Cli {
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
+    /// Show the machine: cards, IOMMU groups, devices, how it boots. With --json, everything that is known.
+    Inspect(inspect::Inspect),
+    /// Say what stands in the way, why, and what helps. Ends with status 1 where something blocks.
+    Doctor(doctor::Doctor),
     /// Take cards away from the host, so that a guest can have them; undone by `reattach`.
     Detach(detach::Detach),
     /// Bring cards home: drivers, screen and consoles as they were.
@@ -73,14 +81,15 @@ pub fn main(words: impl IntoIterator<Item = std::ffi::OsString>) -> Status {
 }
 
 fn run(context: &Context, verb: Option<Verb>) -> Result<Status> {
-    let _ = context;
     match verb {
+        Some(Verb::Inspect(verb)) => verb.run(context),
+        Some(Verb::Doctor(verb)) => verb.run(context),
         Some(Verb::Detach(verb)) => verb.run(context),
         Some(Verb::Reattach(verb)) => verb.run(context),
         Some(Verb::Status(_)) => status::Status::run(context),
         Some(Verb::Card(verb)) => verb.run(context),
         Some(Verb::Generate(verb)) => verb.run(),
-        None => Ok(Status::Done),
+        None => inspect::first_screen(context),
     }
 }
 

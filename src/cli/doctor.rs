@@ -1,0 +1,70 @@
+//! `gpuferry doctor`: what is wrong, why, and what helps.
+
+use super::{
+    Context, inspect, print,
+    render::{WIDTH, fit, wrap},
+};
+use crate::{
+    error::{Error, Result, Status},
+    host::log,
+    judge::{self, Finding, Severity},
+};
+use clap::Args;
+use std::fmt::Write;
+
+/// What `gpuferry doctor` is told.
+#[derive(Debug, Args)]
+pub struct Doctor {}
+
+impl Doctor {
+    #[allow(clippy::unused_self, reason = "every verb is run the same way")]
+    pub(super) fn run(&self, context: &Context) -> Result<Status> {
+        let (root, mut host) = inspect::look(context)?;
+        let log = log::kernel(&root).map_err(|sentence| host.unseen.push(sentence)).ok();
+        let findings = judge::doctor(&host, log.as_ref());
+        let text = if context.json { json(&findings)? } else { text(&findings, &host.unseen) };
+        print(&text)?;
+        let blocks = findings.iter().any(|finding| finding.severity == Severity::Blocking);
+        Ok(if blocks { Status::Blocked } else { Status::Done })
+    }
+}
+
+fn json(findings: &[Finding]) -> Result<String> {
+    let all = serde_json::json!({ "schema": 1, "findings": findings });
+    let text = serde_json::to_string_pretty(&all);
+    text.map(|text| text + "\n").map_err(|error| Error::failed(format!("cannot write JSON: {error}")))
+}
+
+fn text(findings: &[Finding], unseen: &[String]) -> String {
+    let mut text = String::new();
+    for finding in findings {
+        let severity = match finding.severity {
+            Severity::Blocking => "blocking",
+            Severity::Warning => "warning",
+            Severity::Info => "info",
+        };
+        text.push_str(&wrap(&format!("{severity}: {}", finding.title), 0));
+        for seen in finding.evidence.iter().take(6) {
+            let line = seen.line.map_or_else(String::new, |line| format!(":{line}"));
+            let _ = writeln!(text, "{}", fit(&format!("  {}{line}: {}", seen.source, seen.text), WIDTH));
+        }
+        text.push_str(&wrap(&finding.cause, 2));
+        for fix in &finding.fixes {
+            text.push_str(&wrap(&format!("- {}", fix.text), 2));
+            if let Some(command) = &fix.command {
+                let _ = writeln!(text, "      {command}");
+            }
+        }
+        text.push('\n');
+    }
+    for sentence in unseen {
+        text.push_str(&wrap(&format!("not seen: {sentence}"), 0));
+    }
+    let blocks = findings.iter().filter(|finding| finding.severity == Severity::Blocking).count();
+    text.push_str(match blocks {
+        0 => "Nothing stands in the way.\n",
+        1 => "One thing stands in the way.\n",
+        _ => "Several things stand in the way; the first is the likeliest to be the cause of others.\n",
+    });
+    text
+}

@@ -1,0 +1,175 @@
+//! The first screen: the machine, its cards, the one thing that stands in the way, and what to do next.
+
+use super::render::{WIDTH, fit, group_word, short_name, used_for, wrap};
+use crate::{
+    host::{Gpu, GpuKind, Host, InitramfsTool, Known, Loader, Verdict, Virtualization},
+    judge::{self, Finding, Severity},
+};
+use std::fmt::Write;
+
+/// The whole screen. The next command is the last thing on it.
+pub(super) fn screen(host: &Host) -> String {
+    let mut text = machine(host);
+    text.push_str(&cards(host));
+    for sentence in &host.unseen {
+        text.push_str(&wrap(&format!("Not seen: {sentence}"), 1));
+    }
+    if !host.unseen.is_empty() {
+        text.push('\n');
+    }
+    text.push_str(&next(host));
+    text
+}
+
+/// The machine in two lines, and what its IOMMU does.
+pub(super) fn machine(host: &Host) -> String {
+    let parts = [
+        host.cpu.model.clone(),
+        host.kernel.release.as_ref().map(|release| format!("Linux {release}")),
+        host.boot.distribution.clone(),
+        host.boot.loader.map(|loader| loader_word(loader).to_owned()),
+        host.boot.initramfs.map(|tool| initramfs_word(tool).to_owned()),
+    ];
+    let mut text = wrap(&parts.into_iter().flatten().collect::<Vec<_>>().join(" · "), 1);
+    let virtualization = match host.cpu.virtualization {
+        Virtualization::Vmx => "on (vmx)",
+        Virtualization::Svm => "on (svm)",
+        Virtualization::None => "off",
+        Virtualization::Unknown => "not known",
+    };
+    let mut iommu = match host.iommu.state {
+        Known::On => "on".to_owned(),
+        Known::Off => "off".to_owned(),
+        Known::Unknown => "not known".to_owned(),
+    };
+    if host.iommu.state == Known::On {
+        match host.iommu.interrupt_remapping {
+            Some(true) => iommu.push_str(", interrupt remapping"),
+            Some(false) => iommu.push_str(", no interrupt remapping"),
+            None => {}
+        }
+        let _ = write!(iommu, ", {} groups", host.groups.len());
+    }
+    let _ = writeln!(text, "\n Virtualization  {virtualization:<18}IOMMU  {iommu}\n");
+    text
+}
+
+fn loader_word(loader: Loader) -> &'static str {
+    match loader {
+        Loader::GrubDebian | Loader::Grub => "GRUB",
+        Loader::SystemdBoot => "systemd-boot",
+        Loader::Other => "another boot loader",
+    }
+}
+
+fn initramfs_word(tool: InitramfsTool) -> &'static str {
+    match tool {
+        InitramfsTool::InitramfsTools => "initramfs-tools",
+        InitramfsTool::Dracut => "dracut",
+        InitramfsTool::Mkinitcpio => "mkinitcpio",
+        InitramfsTool::Booster => "booster",
+    }
+}
+
+/// A line for each card.
+pub(super) fn cards(host: &Host) -> String {
+    if host.gpus.is_empty() {
+        return String::new();
+    }
+    let best = best(host).map(|gpu| gpu.address);
+    let mut text = " GPUs\n".to_owned();
+    for gpu in &host.gpus {
+        let Some(function) = host.function(gpu.address) else { continue };
+        let driver = function.driver.as_deref().unwrap_or("no driver");
+        let mark =
+            if best == Some(gpu.address) && gpu.verdict == Verdict::Ready { "  ← can go" } else { "" };
+        let line = format!(
+            "   {}  {:<20} {:<10} {:<10} {}{mark}",
+            gpu.address,
+            fit(&short_name(function), 20),
+            fit(driver, 10),
+            group_word(host, gpu),
+            used_for(host, gpu),
+        );
+        let _ = writeln!(text, "{}", fit(line.trim_end(), WIDTH));
+    }
+    if host.gpus.iter().any(|gpu| !gpu.companions.is_empty()) {
+        text.push_str("   * shares its group with other devices: gpuferry inspect groups\n");
+    }
+    text.push('\n');
+    text
+}
+
+/// The card that could go with the least trouble.
+fn best(host: &Host) -> Option<&Gpu> {
+    let weight = |gpu: &&Gpu| {
+        let verdict = match gpu.verdict {
+            Verdict::Ready => 0,
+            Verdict::Possible => 1,
+            Verdict::Unknown => 2,
+            Verdict::Blocked => 3,
+        };
+        let kind = match gpu.kind {
+            GpuKind::Discrete => 0,
+            GpuKind::Virtual | GpuKind::Unknown => 1,
+            GpuKind::Integrated => 2,
+            GpuKind::Management => 3,
+        };
+        let shows = gpu.displays.as_ref().is_some_and(|displays| !displays.is_empty());
+        (verdict, kind, gpu.boot_vga == Some(true) || shows)
+    };
+    host.gpus.iter().min_by_key(weight)
+}
+
+/// What stands in the way or that nothing does, and the command for it.
+fn next(host: &Host) -> String {
+    let Some(gpu) = best(host) else {
+        return " No graphics card is seen here.\n   every device    gpuferry inspect devices\n".to_owned();
+    };
+    let address = gpu.address;
+    let commands = |lines: &[(&str, String)]| {
+        lines.iter().fold(String::new(), |text, (what, command)| text + &format!("   {what:<36} {command}\n"))
+    };
+    let live = ("try it now, until you take it back", format!("gpuferry detach {address}"));
+    let stay = ("keep it for guests from boot on", format!("gpuferry plan static --gpu {address}"));
+    match gpu.verdict {
+        Verdict::Ready => {
+            let driver = host.function(address).and_then(|function| function.driver.as_deref());
+            if driver == Some("vfio-pci") {
+                let run = ("start a guest with it", format!("gpuferry vm run --gpu {address} …"));
+                return format!(" {address} is kept for guests.\n{}", commands(&[run]));
+            }
+            let state = match used_for(host, gpu).as_str() {
+                "free" => "Nothing uses it now.".to_owned(),
+                used => format!("It is in use now: {used}."),
+            };
+            format!(" Ready to lend {address} to a guest. {state}\n{}", commands(&[live, stay]))
+        }
+        Verdict::Possible | Verdict::Blocked | Verdict::Unknown => {
+            let in_the_way = obstacle(host, gpu);
+            let title =
+                in_the_way.as_ref().map_or("Too little is known to say more.", |finding| &finding.title);
+            let first = in_the_way.as_ref().and_then(|finding| finding.fixes.first());
+            let mut text = wrap(&format!("{}.", title.trim_end_matches('.')), 1);
+            if let Some(fix) = first {
+                text.push_str(&wrap(&fix.text, 3));
+            }
+            let command = first.and_then(|fix| fix.command.clone());
+            let doctor = ("why, and what else helps", "gpuferry doctor".to_owned());
+            match command {
+                Some(command) => text.push_str(&commands(&[doctor, ("do it", command)])),
+                None => text.push_str(&commands(&[doctor])),
+            }
+            text
+        }
+    }
+}
+
+/// The first finding that is among a card's reasons; else the worst there is.
+fn obstacle(host: &Host, gpu: &Gpu) -> Option<Finding> {
+    let findings = judge::doctor(host, None);
+    let about = |finding: &&Finding| finding.device.is_none_or(|device| device == gpu.address);
+    let reason = |finding: &&Finding| gpu.reasons.contains(&finding.id) && about(finding);
+    let first = findings.iter().find(reason);
+    first.or_else(|| findings.iter().find(|finding| finding.severity == Severity::Blocking)).cloned()
+}
