@@ -1,5 +1,6 @@
 //! `lab`: builds the emulated host, boots one to look around in, says what this machine lacks for it.
 
+mod bench;
 mod demo;
 mod doctor;
 mod shell;
@@ -15,6 +16,7 @@ use std::time::Instant;
 const USAGE: &str = "\
 lab doctor                    what this machine lacks for the lab
 lab build                     make everything that is cached: trees, kernel, disk, programs
+lab bench                     time gpuferry against what does the same job
 lab demo                      carry a card over and back, showing each step
 lab boot small|full [option…] boot a host and run the commands typed (or piped) in
     --machine twin-nvidia|twin-bochs|bochs-and-nvidia|single-nvidia|single-bochs|bare
@@ -30,6 +32,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let result = match words.as_slice() {
         ["doctor"] => doctor::report(),
+        ["bench"] => bench::run(),
         ["build"] => build(),
         ["demo"] => build().and_then(|()| demo::run()),
         ["boot", kind, options @ ..] => plan(kind, options).and_then(boot),

@@ -1,0 +1,46 @@
+# Runs inside the small host. Prints `NAME A_US B_US` per round: A is gpuferry, B what it is compared with.
+rounds=$1
+P=/sys/bus/pci
+CARD="0000:02:00.0 0000:02:00.1"
+
+us() { a=${EPOCHREALTIME%.*}; b=${EPOCHREALTIME#*.}; echo "$a$b"; }
+# Microseconds that a command takes; its output is thrown away, its failure is not.
+timed() {
+    start=$EPOCHREALTIME
+    "$@" >/tmp/bench.out 2>&1 || { echo "FAILED $*"; cat /tmp/bench.out; exit 1; }
+    end=$EPOCHREALTIME
+    took=$(( ${end%.*}${end#*.} - ${start%.*}${start#*.} ))
+}
+
+# What the documents that people copy from do, without their sleeps.
+bare_out() {
+    for d in $CARD; do
+        echo vfio-pci > $P/devices/$d/driver_override
+        echo $d > $P/devices/$d/driver/unbind
+        echo $d > $P/drivers_probe
+    done
+}
+bare_back() {
+    for d in $CARD; do
+        echo > $P/devices/$d/driver_override
+        echo $d > $P/devices/$d/driver/unbind
+        echo $d > $P/drivers_probe
+    done
+}
+
+modprobe vfio-pci
+i=0
+while [ $i -lt $rounds ]; do
+    i=$((i + 1))
+    timed gpuferry inspect --json; a=$took
+    timed lspci -nnk; b=$took
+    timed lspci -Dnn; c=$took
+    echo "inspect-nnk $a $b"
+    echo "inspect-Dnn $a $c"
+    timed gpuferry detach --yes 0000:02:00.0; a=$took
+    timed gpuferry reattach 0000:02:00.0; b=$took
+    timed bare_out; c=$took
+    timed bare_back; d=$took
+    echo "detach $a $c"
+    echo "reattach $b $d"
+done
