@@ -50,7 +50,7 @@ fn text(findings: &[Finding], unseen: &[String]) -> String {
         }
         text.push_str(&wrap(&finding.cause, 2));
         for fix in &finding.fixes {
-            text.push_str(&wrap(&format!("- {}", fix.text), 2));
+            let _ = write!(text, "  - {}", wrap(&fix.text, 4).trim_start_matches(' '));
             if let Some(command) = &fix.command {
                 let _ = writeln!(text, "      {command}");
             }
@@ -64,7 +64,7 @@ fn text(findings: &[Finding], unseen: &[String]) -> String {
     text.push_str(match blocks {
         0 => "Nothing stands in the way.\n",
         1 => "One thing stands in the way.\n",
-        _ => "Several things stand in the way; the first is the likeliest to be the cause of others.\n",
+        _ => "Several things stand in the way; begin with the first.\n",
     });
     text
 }

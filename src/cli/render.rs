@@ -45,10 +45,10 @@ pub(super) fn wrap(text: &str, indent: usize) -> String {
 pub(super) fn short_name(function: &Function) -> String {
     let Some(name) = &function.name else { return function.label() };
     let boxed = name.rsplit_once('[').and_then(|(_, rest)| rest.split_once(']')).map(|(inside, _)| inside);
-    let chip = || {
-        let makers = ["NVIDIA Corporation ", "Intel Corporation ", "Advanced Micro Devices, Inc. [AMD/ATI] "];
-        makers.iter().find_map(|maker| name.strip_prefix(maker)).unwrap_or(name)
-    };
+    // The database gives the maker first, and long.
+    let makers =
+        ["[AMD/ATI] ", "[AMD] ", " Corporation ", " Co Ltd ", " Co., Ltd. ", ", Inc. ", " Ltd. ", " Inc. "];
+    let chip = || makers.iter().find_map(|end| name.split_once(end)).map_or(name.as_str(), |(_, chip)| chip);
     let short = boxed.filter(|inside| *inside != "AMD/ATI" && *inside != "AMD").unwrap_or_else(chip);
     short.trim_start_matches("GeForce ").to_owned()
 }
@@ -89,7 +89,8 @@ pub(super) fn used_for(host: &Host, gpu: &Gpu) -> String {
         (true, _, _) if gpu.kind == GpuKind::Management => "remote management".to_owned(),
         (true, _, Some(true)) => "boot card".to_owned(),
         (true, true, _) => "a console".to_owned(),
-        (true, false, _) => "free".to_owned(),
+        (true, false, _) if driver.is_none() => "free".to_owned(),
+        (true, false, _) => "no display".to_owned(),
     }
 }
 

@@ -30,7 +30,8 @@ pub(super) fn machine(host: &Host) -> String {
         host.boot.loader.map(|loader| loader_word(loader).to_owned()),
         host.boot.initramfs.map(|tool| initramfs_word(tool).to_owned()),
     ];
-    let mut text = wrap(&parts.into_iter().flatten().collect::<Vec<_>>().join(" · "), 1);
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    let mut text = if parts.is_empty() { String::new() } else { wrap(&parts.join(" · "), 1) + "\n" };
     let virtualization = match host.cpu.virtualization {
         Virtualization::Vmx => "on (vmx)",
         Virtualization::Svm => "on (svm)",
@@ -48,9 +49,10 @@ pub(super) fn machine(host: &Host) -> String {
             Some(false) => iommu.push_str(", no interrupt remapping"),
             None => {}
         }
-        let _ = write!(iommu, ", {} groups", host.groups.len());
+        let plural = if host.groups.len() == 1 { "" } else { "s" };
+        let _ = write!(iommu, ", {} group{plural}", host.groups.len());
     }
-    let _ = writeln!(text, "\n Virtualization  {virtualization:<18}IOMMU  {iommu}\n");
+    let _ = writeln!(text, " Virtualization  {virtualization:<18}IOMMU  {iommu}\n");
     text
 }
 
@@ -128,7 +130,10 @@ fn next(host: &Host) -> String {
     };
     let address = gpu.address;
     let commands = |lines: &[(&str, String)]| {
-        lines.iter().fold(String::new(), |text, (what, command)| text + &format!("   {what:<36} {command}\n"))
+        lines.iter().fold(String::new(), |text, (what, command)| {
+            let line = format!("   {what:<36} {command}\n");
+            text + &if line.chars().count() > WIDTH { format!("   {what}\n      {command}\n") } else { line }
+        })
     };
     let live = ("try it now, until you take it back", format!("gpuferry detach {address}"));
     let stay = ("keep it for guests from boot on", format!("gpuferry plan static --gpu {address}"));
@@ -140,7 +145,8 @@ fn next(host: &Host) -> String {
                 return format!(" {address} is kept for guests.\n{}", commands(&[run]));
             }
             let state = match used_for(host, gpu).as_str() {
-                "free" => "Nothing uses it now.".to_owned(),
+                "free" => "Nothing uses it.".to_owned(),
+                "no display" => "No display is on it.".to_owned(),
                 used => format!("It is in use now: {used}."),
             };
             format!(" Ready to lend {address} to a guest. {state}\n{}", commands(&[live, stay]))

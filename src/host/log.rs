@@ -15,7 +15,7 @@ pub struct Log {
 pub fn kernel(root: &dyn Root) -> Result<Log, String> {
     match root.kernel_log() {
         Ok(bytes) => Ok(Log { source: "dmesg".to_owned(), lines: parse(&String::from_utf8_lossy(&bytes)) }),
-        Err(error) => Err(format!("the kernel log may not be read: {}", crate::error::said(&error))),
+        Err(error) => Err(format!("the kernel log could not be read: {}", crate::error::said(&error))),
     }
 }
 

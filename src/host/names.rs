@@ -11,38 +11,45 @@ const PLACES: [&str; 3] = ["/usr/share/misc/pci.ids", "/usr/share/hwdata/pci.ids
 pub(super) fn fill(look: &Look, functions: &mut [Function]) {
     let wanted: BTreeSet<DeviceId> = functions.iter().filter_map(Function::id).collect();
     let text = if wanted.is_empty() { None } else { PLACES.iter().find_map(|place| look.bytes(place)) };
-    let names = text.map(|text| find(&text, &wanted)).unwrap_or_default();
+    let Found { devices, vendors } = text.map(|text| find(&text, &wanted)).unwrap_or_default();
     for function in functions {
-        function.name = function.id().and_then(|id| names.get(&id).cloned().or_else(|| embedded(id)));
+        let Some(id) = function.id() else { continue };
+        let maker = || vendors.get(&id.vendor).cloned().or_else(|| embedded_vendor(id.vendor));
+        let name = devices.get(&id).cloned().or_else(|| embedded(id));
+        function.name = name.or_else(|| Some(format!("{} device {:04x}", maker()?, id.device)));
     }
 }
 
+/// What a list knows of the wanted ids.
+#[derive(Default)]
+struct Found {
+    /// Maker and name.
+    devices: BTreeMap<DeviceId, String>,
+    /// The maker alone.
+    vendors: BTreeMap<u16, String>,
+}
+
 /// One pass: vendors are `10de  Name`, their devices follow as `<tab>2204  Name`; subsystems (two tabs) and the
-/// list of classes at the end (`C 00  …`) are passed over. A device that is not listed has its vendor's name.
-fn find(text: &[u8], wanted: &BTreeSet<DeviceId>) -> BTreeMap<DeviceId, String> {
-    let vendors: BTreeSet<u16> = wanted.iter().map(|id| id.vendor).collect();
-    let mut found = BTreeMap::new();
+/// list of classes at the end (`C 00  …`) are passed over.
+fn find(text: &[u8], wanted: &BTreeSet<DeviceId>) -> Found {
+    let makers: BTreeSet<u16> = wanted.iter().map(|id| id.vendor).collect();
+    let mut found = Found::default();
     let mut vendor: Option<(u16, String)> = None;
     for line in text.split(|byte| *byte == b'\n') {
         match line {
             [] | [b'#', ..] | [b'\t', b'\t', ..] => {}
             [b'\t', entry @ ..] => {
-                let Some((vendor, vendor_name)) = &vendor else { continue };
+                let Some((vendor, maker)) = &vendor else { continue };
                 let Some((device, name)) = entry_of(entry) else { continue };
                 let id = DeviceId { vendor: *vendor, device };
                 if wanted.contains(&id) {
-                    found.insert(id, format!("{vendor_name} {name}"));
+                    found.devices.insert(id, format!("{maker} {name}"));
                 }
             }
             [b'C', b' ', ..] => break,
             _ => {
-                vendor = entry_of(line).filter(|(id, _)| vendors.contains(id));
-                for id in
-                    wanted.iter().filter(|id| vendor.as_ref().is_some_and(|(have, _)| *have == id.vendor))
-                {
-                    let name = vendor.as_ref().map(|(_, name)| format!("{name} device {:04x}", id.device));
-                    found.insert(*id, name.unwrap_or_default());
-                }
+                vendor = entry_of(line).filter(|(id, _)| makers.contains(id));
+                found.vendors.extend(vendor.clone());
             }
         }
     }
@@ -58,12 +65,13 @@ fn entry_of(line: &[u8]) -> Option<(u16, String)> {
 }
 
 fn embedded(id: DeviceId) -> Option<String> {
+    let device = pci_ids::Device::from_vid_pid(id.vendor, id.device)?;
+    Some(format!("{} {}", device.vendor().name(), device.name()))
+}
+
+fn embedded_vendor(id: u16) -> Option<String> {
     use pci_ids::FromId;
-    let vendor = pci_ids::Vendor::from_id(id.vendor)?.name();
-    Some(match pci_ids::Device::from_vid_pid(id.vendor, id.device) {
-        Some(device) => format!("{vendor} {}", device.name()),
-        None => format!("{vendor} device {:04x}", id.device),
-    })
+    pci_ids::Vendor::from_id(id).map(|vendor| vendor.name().to_owned())
 }
 
 #[cfg(test)]
@@ -77,15 +85,16 @@ mod tests {
     fn names_by_both_ids() {
         let id = |text: &str| text.parse::<DeviceId>().unwrap();
         let found = find(IDS, &BTreeSet::from([id("10de:2204"), id("8086:0001"), id("ffff:0000")]));
-        assert_eq!(found[&id("10de:2204")], "NVIDIA Corporation GA102 [GeForce RTX 3090]");
-        assert_eq!(found[&id("8086:0001")], "Intel Corporation device 0001");
-        assert_eq!(found.len(), 2);
+        assert_eq!(found.devices[&id("10de:2204")], "NVIDIA Corporation GA102 [GeForce RTX 3090]");
+        assert_eq!(found.devices.len(), 1);
+        assert_eq!(found.vendors[&0x8086], "Intel Corporation");
     }
 
     #[test]
     fn the_embedded_copy_knows_old_cards() {
         let name = embedded("10de:2204".parse().unwrap()).unwrap();
         assert!(name.contains("NVIDIA") && name.contains("GA102"), "{name}");
-        assert_eq!(embedded("0002:0000".parse().unwrap()), None);
+        assert_eq!(embedded("10de:0000".parse().unwrap()), None);
+        assert!(embedded_vendor(0x10de).unwrap().contains("NVIDIA"));
     }
 }

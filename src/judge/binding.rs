@@ -5,7 +5,7 @@
 use super::{Evidence, Finding, Severity, driver::KEEPERS};
 use crate::{
     host::{Function, Host, kernel, log::Log},
-    pci::{DeviceId, DevicePath},
+    pci::{Address, DeviceId, DevicePath},
 };
 
 /// One device that is to be bound.
@@ -50,8 +50,21 @@ pub(super) fn bindings(host: &Host, log: Option<&Log>) -> Vec<Finding> {
     }
     let wanted: Vec<Wanted> = asked.iter().filter_map(|item| Wanted::parse(item)).collect();
     let malformed = asked.iter().filter(|item| Wanted::parse(item).is_none()).map(|item| malformed(item));
-    let missed = wanted.iter().filter_map(|one| missed(host, one, &wanted));
-    malformed.chain(missed).map(|finding| with_log(finding, log)).collect()
+    let mut findings: Vec<Finding> = malformed.collect();
+    // The functions of a card miss together: the first one speaks for its slot, with the evidence of all.
+    let mut slots: Vec<(DevicePath, Finding)> = Vec::new();
+    for one in &wanted {
+        let Some(finding) = missed(host, one, &wanted).map(|finding| with_log(finding, log)) else {
+            continue;
+        };
+        let slot = one.path.with_function(0);
+        match slots.iter_mut().find(|(have, first)| *have == slot && first.id == finding.id) {
+            Some((_, first)) => first.evidence.extend(finding.evidence),
+            None => slots.push((slot, finding)),
+        }
+    }
+    findings.extend(slots.into_iter().map(|(_, finding)| finding));
+    findings
 }
 
 fn malformed(item: &str) -> Finding {
@@ -68,12 +81,12 @@ fn malformed(item: &str) -> Finding {
 fn missed(host: &Host, wanted: &Wanted, all: &[Wanted]) -> Option<Finding> {
     let at_path = host.functions.iter().find(|function| function.path.as_ref() == Some(&wanted.path));
     match at_path {
-        Some(function) if wanted.is(function) => not_bound(function),
+        Some(function) if wanted.is(function) => not_bound(host, function),
         other => Some(elsewhere(host, wanted, other, all)),
     }
 }
 
-fn not_bound(function: &Function) -> Option<Finding> {
+fn not_bound(host: &Host, function: &Function) -> Option<Finding> {
     let driver = function.driver.as_deref();
     if driver.is_some_and(|driver| KEEPERS.contains(&driver)) {
         return None;
@@ -85,8 +98,13 @@ fn not_bound(function: &Function) -> Option<Finding> {
             .on(function.address)
             .seen(format!("/sys/bus/pci/devices/{}/driver", function.address), driver.unwrap_or("none"))
             .cause("another driver had it first, or it was given back after the boot")
-            .fix("bind it now", format!("gpuferry detach {}", function.address)),
+            .fix("bind it now", format!("gpuferry detach {}", card_of(host, function.address))),
     )
+}
+
+/// The card that a function belongs to, or the function itself.
+fn card_of(host: &Host, address: Address) -> Address {
+    host.gpu(address).map_or(address, |gpu| gpu.address)
 }
 
 /// Something else, or nothing, is where the device was; perhaps it is somewhere else now.
@@ -188,8 +206,8 @@ mod tests {
 
     #[test]
     fn the_right_device_on_another_driver() {
-        assert_eq!(ids(&asked(BIND, Some("nouveau"))), ["binding-not-done", "binding-not-done"]);
-        assert_eq!(ids(&asked(BIND, None)), ["binding-not-done", "binding-not-done"]);
+        assert_eq!(ids(&asked(BIND, Some("nouveau"))), ["binding-not-done"]);
+        assert_eq!(ids(&asked(BIND, None)), ["binding-not-done"]);
     }
 
     #[test]
@@ -202,14 +220,16 @@ mod tests {
         assert!(found[0].title.contains("10de:1b80"), "{}", found[0].title);
         let mut host = asked(BIND, Some("vfio-pci"));
         host.functions.iter_mut().for_each(|function| function.subsystem_device = Some(1));
-        assert_eq!(ids(&host).len(), 2, "the same chip from another maker is another device");
+        let found = bindings(&host, None);
+        assert_eq!(found.len(), 1, "the same chip from another maker is another device");
+        assert_eq!(found[0].evidence.len(), 4, "both functions are in it");
     }
 
     #[test]
     fn nothing_at_the_path() {
         let mut host = asked(BIND, None);
         host.functions.retain(|function| function.address.bus != 1);
-        assert_eq!(ids(&host), ["binding-nothing-there", "binding-nothing-there"]);
+        assert_eq!(ids(&host), ["binding-nothing-there"]);
     }
 
     #[test]
@@ -229,7 +249,7 @@ mod tests {
         let mut host = asked(&format!("{BIND},0000:00:06.0/00.0=10de:2204:1458:403b"), Some("vfio-pci"));
         assert_eq!(ids(&host), ["binding-nothing-there"]);
         host.functions.retain(|function| function.address.bus != 1);
-        assert_eq!(ids(&host).len(), 3);
+        assert_eq!(ids(&host), ["binding-nothing-there"; 2]);
     }
 
     #[test]
@@ -255,8 +275,7 @@ mod tests {
         let mut host = asked(BIND, None);
         host.functions.retain(|function| function.address.bus != 1);
         let found = bindings(&host, Some(&log));
-        let quoted = found[0].evidence.last().unwrap();
-        assert_eq!((quoted.source.as_str(), quoted.line), ("dmesg", Some(1)));
-        assert!(found[1].evidence.iter().all(|seen| seen.source != "dmesg"), "the other function's");
+        let quoted: Vec<_> = found[0].evidence.iter().filter(|seen| seen.source == "dmesg").collect();
+        assert_eq!((found.len(), quoted.len(), quoted[0].line), (1, 1, Some(1)));
     }
 }

@@ -1,19 +1,20 @@
 //! Is a card the one that the host itself shows things on?
 
 use super::{Finding, Severity};
-use crate::host::{GpuKind, Host};
+use crate::host::{Gpu, GpuKind, Host};
 
 /// The firmware used this card as the display (`boot_vga`, drivers/gpu/vga/vgaarb.c): the host's console and, mostly,
 /// its desktop are on it, and its ROM can only be read as the firmware left it.
 pub(super) fn boot_card(host: &Host) -> Vec<Finding> {
+    // The processor's graphics as the display, and a card beside it to lend, is how it should be.
+    let as_it_should_be = |gpu: &Gpu| gpu.kind == GpuKind::Integrated && host.gpus.len() > 1;
     let cards = host.gpus.iter().filter(|gpu| gpu.boot_vga == Some(true) && gpu.kind != GpuKind::Management);
-    let finding = |gpu: &crate::host::Gpu| {
+    let cards = cards.filter(|gpu| !as_it_should_be(gpu));
+    let finding = |gpu: &Gpu| {
         let others = host.gpus.iter().filter(|other| other.address != gpu.address);
         let another = others.map(|other| other.address).next();
         let title = format!("{} is the boot card: the host shows its console on it", gpu.address);
-        // A machine's only card is not to be called wrong for that; lending it is what needs care.
-        let severity = if gpu.kind == GpuKind::Integrated { Severity::Info } else { Severity::Warning };
-        let mut finding = Finding::new("boot-card", severity, title)
+        let mut finding = Finding::new("boot-card", Severity::Warning, title)
             .on(gpu.address)
             .seen(format!("/sys/bus/pci/devices/{}/boot_vga", gpu.address), "1");
         let shown = host.framebuffers.iter().filter(|framebuffer| framebuffer.function == Some(gpu.address));
@@ -50,6 +51,12 @@ mod tests {
         assert_eq!(boot_card(&host), []);
         host.gpus[0].boot_vga = Some(true);
         host.gpus[0].kind = GpuKind::Management;
+        assert_eq!(boot_card(&host), []);
+        host.gpus[0].kind = GpuKind::Integrated;
+        assert_eq!(boot_card(&host).len(), 1, "there is no other");
+        let mut other = host.gpus[0].clone();
+        (other.address, other.boot_vga) = (at("05:00.0"), Some(false));
+        host.gpus.push(other);
         assert_eq!(boot_card(&host), []);
     }
 }

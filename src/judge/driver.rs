@@ -1,7 +1,7 @@
 //! Is a card on a driver of the host?
 
 use super::{Finding, Severity};
-use crate::host::{Gpu, GpuKind, Host};
+use crate::host::{Gpu, GpuKind, Host, Verdict};
 
 /// Drivers that only keep a device for a guest (drivers/vfio/pci, drivers/pci/pci-stub.c).
 pub(super) const KEEPERS: [&str; 2] = ["vfio-pci", "pci-stub"];
@@ -29,11 +29,14 @@ fn in_use(host: &Host, gpu: &Gpu) -> Option<Finding> {
     for (address, driver) in driven {
         finding = finding.seen(format!("/sys/bus/pci/devices/{address}/driver"), driver);
     }
+    let finding = finding.cause("the host uses it, or would if something asked");
+    if gpu.verdict != Verdict::Ready {
+        return Some(finding);
+    }
+    let finding =
+        finding.fix("lend it now, until it is taken back", format!("gpuferry detach {}", gpu.address));
     Some(
-        finding
-            .cause("the host uses it, or would if something asked")
-            .fix("lend it now, until it is taken back", format!("gpuferry detach {}", gpu.address))
-            .fix("keep it for guests from boot on", format!("gpuferry plan static --gpu {}", gpu.address)),
+        finding.fix("keep it for guests from boot on", format!("gpuferry plan static --gpu {}", gpu.address)),
     )
 }
 
@@ -49,6 +52,9 @@ mod tests {
             driver_in_use(&host)[0].title,
             "0000:01:00.0 is on the host's own drivers: nvidia, snd_hda_intel"
         );
+        assert_eq!(driver_in_use(&host)[0].fixes, [], "no advice before it is known to work");
+        host.gpus[0].verdict = Verdict::Ready;
+        assert_eq!(driver_in_use(&host)[0].fixes.len(), 2);
         for function in host.functions.iter_mut().filter(|function| function.address.bus == 1) {
             function.driver = Some("vfio-pci".into());
         }
