@@ -1,13 +1,17 @@
 //! The command line: one file a verb. Parses words, calls the library, prints; decides nothing itself.
 
+mod apply;
 mod card;
 mod detach;
 mod doctor;
 mod follow;
 mod generate;
+mod history;
 mod inspect;
+mod plan;
 mod reattach;
 mod render;
+mod revert;
 mod screen;
 mod status;
 
@@ -40,6 +44,14 @@ pub enum Verb {
     Inspect(inspect::Inspect),
     /// Say what stands in the way, why, and what helps. Ends with status 1 where something blocks.
     Doctor(doctor::Doctor),
+    /// Show what would change for a goal, as a diff. Changes nothing.
+    Plan(plan::Plan),
+    /// Carry a plan out, after showing it and asking; `revert` undoes it.
+    Apply(apply::Apply),
+    /// Undo everything that `apply` ever changed.
+    Revert(revert::Revert),
+    /// Show every change that was made, step by step, with its time.
+    History(history::History),
     /// Take cards away from the host, so that a guest can have them; undone by `reattach`.
     Detach(detach::Detach),
     /// Bring cards home: drivers, screen and consoles as they were.
@@ -84,6 +96,10 @@ fn run(context: &Context, verb: Option<Verb>) -> Result<Status> {
     match verb {
         Some(Verb::Inspect(verb)) => verb.run(context),
         Some(Verb::Doctor(verb)) => verb.run(context),
+        Some(Verb::Plan(verb)) => verb.run(context),
+        Some(Verb::Apply(verb)) => verb.run(context),
+        Some(Verb::Revert(verb)) => verb.run(context),
+        Some(Verb::History(_)) => history::History::run(context),
         Some(Verb::Detach(verb)) => verb.run(context),
         Some(Verb::Reattach(verb)) => verb.run(context),
         Some(Verb::Status(_)) => status::Status::run(context),

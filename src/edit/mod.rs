@@ -1,5 +1,4 @@
 //! Readers and editors of other programs' text: text in, data or text out. They open no file.
 
-pub mod cmdline;
 pub mod grub;
 pub mod shell;

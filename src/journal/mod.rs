@@ -5,7 +5,6 @@
 //! ```text
 //! lock               held while a change is made or undone
 //! tools.lock         held by initramfs and boot loader tools while they run, also when we were killed
-//! history            what hand-overs did, a JSON line each
 //! changes/0001/      one change
 //!   plan.json        what was planned: goal, digest, steps
 //!   journal          JSON lines, appended and brought to the disk one by one
@@ -16,7 +15,6 @@
 //! anywhere, the journal tells which steps may have acted; each is undone by looking at what is there now, so
 //! undoing twice does no harm. A change without a journal has changed nothing.
 
-pub mod history;
 pub mod record;
 pub mod run;
 

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result, Status},
-    machine::{Lock, Machine},
+    machine::{Lock, Machine, Root},
     step::{
         FileStep, Undone,
         before::{Before, look},
@@ -65,7 +65,7 @@ fn timed<T>(machine: &dyn Machine, say: Say, what: String, act: impl FnOnce() ->
 
 /// Carries a plan out. The caller holds the [`lock`]. Returns the change's number.
 pub fn apply(machine: &dyn Machine, mut planned: Planned, say: Say) -> Result<u32> {
-    refuse_unfinished(machine)?;
+    refuse_unfinished(&machine)?;
     derived::wait_for_tools(machine)?;
     derived::clean_tools(machine)?;
     check_space(machine, &planned.steps)?;
@@ -86,8 +86,9 @@ pub fn apply(machine: &dyn Machine, mut planned: Planned, say: Say) -> Result<u3
     }
 }
 
-fn refuse_unfinished(machine: &dyn Machine) -> Result<()> {
-    let all = record::load(&machine)?;
+/// Refuses while a change is half made: it has to be undone before anything else is planned.
+pub fn refuse_unfinished(root: &dyn Root) -> Result<()> {
+    let all = record::load(root)?;
     let cut_off = |change: &&Change| change.state() == State::Unfinished && !change.records.is_empty();
     match all.iter().find(cut_off) {
         None => Ok(()),
