@@ -61,6 +61,12 @@ pub enum Verb {
     /// What the worker's unit runs.
     #[command(hide = true)]
     Card(card::Card),
+    /// Read attributes of devices for another gpuferry, which does not hang with us.
+    #[command(hide = true, name = crate::machine::apart::VERB)]
+    ReadApart {
+        /// What to read.
+        paths: Vec<PathBuf>,
+    },
     /// Write man pages and shell completions below a folder, for packagers.
     #[command(hide = true)]
     Generate(generate::Generate),
@@ -104,6 +110,11 @@ fn run(context: &Context, verb: Option<Verb>) -> Result<Status> {
         Some(Verb::Reattach(verb)) => verb.run(context),
         Some(Verb::Status(_)) => status::Status::run(context),
         Some(Verb::Card(verb)) => verb.run(context),
+        Some(Verb::ReadApart { paths }) => {
+            // A closed pipe: nobody listens any more.
+            let _ = crate::machine::apart::child(&paths, &mut io::stdout());
+            Ok(Status::Done)
+        }
         Some(Verb::Generate(verb)) => verb.run(),
         None => inspect::first_screen(context),
     }

@@ -9,6 +9,7 @@ use super::{
     look::{Look, full_address},
 };
 use crate::pci::{Address, Class, DevicePath};
+use std::{io, path::PathBuf};
 
 const DEVICES: &str = "/sys/bus/pci/devices";
 
@@ -21,7 +22,33 @@ pub(super) fn functions(look: &Look) -> Vec<Function> {
     let addresses = names.iter().filter_map(|name| full_address(name));
     let mut functions: Vec<Function> = addresses.map(|address| function(look, address)).collect();
     functions.sort_by_key(|function| function.address);
+    overrides(look, &mut functions);
     functions
+}
+
+/// `driver_override` is read under the device lock (`driver_override_show`): apart, so that a device whose driver does
+/// not let go hides its own, and hangs nobody.
+fn overrides(look: &Look, functions: &mut [Function]) {
+    let path = |function: &Function| format!("{DEVICES}/{}/driver_override", function.address).into();
+    let paths: Vec<PathBuf> = functions.iter().map(path).collect();
+    for (function, read) in functions.iter_mut().zip(look.root.read_apart(&paths)) {
+        match read {
+            Ok(bytes) => function.driver_override = parse_override(&bytes),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                let address = function.address;
+                look.note(format!(
+                    "the driver_override of {address}: a write to the device, or its driver, hangs"
+                ));
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// `(null)` is none.
+fn parse_override(bytes: &[u8]) -> Option<String> {
+    let name = String::from_utf8_lossy(bytes).trim().to_owned();
+    (!name.is_empty() && name != "(null)").then_some(name)
 }
 
 fn function(look: &Look, address: Address) -> Function {
@@ -48,7 +75,6 @@ fn function(look: &Look, address: Address) -> Function {
         (function.path, function.parent) = (place.path, place.parent);
     }
     function.driver = name_of("driver");
-    function.driver_override = text("driver_override").filter(|name| name != "(null)" && !name.is_empty());
     function.iommu_group = name_of("iommu_group").and_then(|group| group.parse().ok());
     function.boot_vga = text("boot_vga").and_then(|flag| parse_flag(&flag));
     function.physical_function = name_of("physfn").and_then(|name| full_address(&name));
@@ -262,6 +288,13 @@ mod tests {
         assert_eq!(parse_header_type(&config), Some(1));
         assert_eq!(parse_header_type(&[0xff; 64]), None);
         assert_eq!(parse_header_type(&[0; 14]), None);
+    }
+
+    #[test]
+    fn no_override_is_written_as_null() {
+        assert_eq!(parse_override(b"(null)\n"), None);
+        assert_eq!(parse_override(b"\n"), None);
+        assert_eq!(parse_override(b"vfio-pci\n").as_deref(), Some("vfio-pci"));
     }
 
     #[test]

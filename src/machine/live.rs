@@ -39,6 +39,15 @@ impl Live {
         Ok(Self { root, events: listen().ok() })
     }
 
+    /// True where this is the running system's own root.
+    fn is_running(&self) -> bool {
+        let here = fs::fstat(&self.root);
+        let running = fs::stat("/");
+        here.is_ok_and(|here| {
+            running.is_ok_and(|there| (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino))
+        })
+    }
+
     fn at(&self, path: &Path, flags: OFlags, mode: u32) -> io::Result<OwnedFd> {
         let mode = Mode::from_raw_mode(mode);
         loop {
@@ -112,6 +121,16 @@ impl Root for Live {
         }
         bytes.truncate(filled);
         Ok(bytes)
+    }
+
+    fn read_apart(&self, paths: &[PathBuf]) -> Vec<io::Result<Vec<u8>>> {
+        // In a saved tree nothing hangs; in another program (a test) there is no child to ask.
+        let own = std::fs::read_link("/proc/self/exe");
+        let is_gpuferry = own.is_ok_and(|path| path.file_name().is_some_and(|name| name == "gpuferry"));
+        if self.is_running() && is_gpuferry && !paths.is_empty() {
+            return super::apart::read(paths);
+        }
+        paths.iter().map(|path| self.read(path)).collect()
     }
 
     fn kernel_log(&self) -> io::Result<Vec<u8>> {

@@ -4,6 +4,7 @@
 //! what lets the same code run on a captured machine and on a simulated one that loses power at any operation.
 //! Paths are absolute and lie below the door's root.
 
+pub mod apart;
 pub mod live;
 pub mod process;
 #[cfg(test)]
@@ -70,6 +71,11 @@ pub trait Root {
         let mut bytes = self.read(path)?;
         bytes.truncate(length);
         Ok(bytes)
+    }
+    /// Files that may be read only under a lock that a stuck driver can hold for ever; one that hangs is
+    /// [`io::ErrorKind::TimedOut`]. As many results as paths.
+    fn read_apart(&self, paths: &[PathBuf]) -> Vec<io::Result<Vec<u8>>> {
+        paths.iter().map(|path| self.read(path)).collect()
     }
     /// The kernel's log as /dev/kmsg gives it, from the oldest record that is left to the newest
     /// (Documentation/ABI/testing/dev-kmsg). A saved tree may have it as a plain file, or as a printed one in
