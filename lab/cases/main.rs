@@ -2,4 +2,5 @@
 //!
 //! How to write one: see the documentation of the crate `lab`.
 
+mod full;
 mod smoke;

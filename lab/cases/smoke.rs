@@ -1,8 +1,9 @@
 //! The lab itself: the emulated machines are what the other cases take them for.
 
-use lab::{Firmware, Iommu, Machine, small_host};
+use lab::{Behaviour, Firmware, Iommu, Machine, small_host};
+use std::time::Duration;
 
-const TO_VFIO: &str = "modprobe vfio-pci
+const TO_VFIO: &str = "modprobe -a vfio-pci vfio_iommu_type1
 for f in 0 1; do d=0000:02:00.$f
 echo vfio-pci > /sys/bus/pci/devices/$d/driver_override
 [ -e /sys/bus/pci/devices/$d/driver ] && echo $d > /sys/bus/pci/devices/$d/driver/unbind
@@ -112,8 +113,8 @@ fn cards_that_are_drawn_on_go_to_vfio_and_come_back() {
 fn a_hung_command_does_not_hang_the_host() {
     let host = small_host(Machine::bare()).boot();
     let job = host.start("echo begun; sleep 1000");
-    job.wait_for("begun", std::time::Duration::from_secs(20));
-    let hung = host.run_within("sleep 1000", std::time::Duration::from_secs(1));
+    job.wait_for("begun", Duration::from_secs(20));
+    let hung = host.run_within("sleep 1000", Duration::from_secs(1));
     assert_eq!(hung.end, lab::End::Deadline);
     let big = host.run("head -c 300000 /dev/zero | tr '\\0' x").ok();
     assert_eq!(big.stdout().len(), 300_000);
@@ -123,4 +124,39 @@ fn a_hung_command_does_not_hang_the_host() {
     assert!(job.is_running());
     job.kill(9);
     assert_eq!(job.end().end, lab::End::Signal(9));
+}
+
+#[test]
+fn a_guest_in_the_host_gets_the_card() {
+    let host = small_host(Machine::twin_nvidia()).with_guest().boot();
+    host.run(TO_VFIO).ok();
+    host.run("/guest/qemu info 0000:02:00.0 0000:02:00.1").ok().prints("10de:2204").prints("10de:1aef");
+    let guest = host.start("/guest/qemu hold 0000:02:00.0 0000:02:00.1");
+    host.run("until [ -S /run/guest.qmp ]; do sleep 0.1; done").ok();
+    host.run("/guest/qemu info 0000:02:00.0").status(1).complains("busy");
+    assert!(host.card(2).resets() > 0);
+    guest.kill(15);
+    guest.end();
+    host.run(TO_NATIVE).ok();
+    host.expect_driver("0000:02:00.0", None);
+}
+
+#[test]
+fn a_linux_guest_in_the_host_sees_the_card() {
+    let host = small_host(Machine::twin_nvidia()).with_guest().boot();
+    host.run(TO_VFIO).ok();
+    host.run_within("/guest/qemu run 0000:02:00.0 0000:02:00.1", Duration::from_secs(400))
+        .ok()
+        .prints("GUEST-PCI 0000:00:05.0 10de:2204")
+        .prints("GUEST-PCI 0000:00:05.1 10de:1aef");
+}
+
+#[test]
+fn a_card_that_fell_off_the_bus_reads_all_ones() {
+    let host = small_host(Machine::twin_nvidia()).boot();
+    host.card(2).set(Behaviour::Gone);
+    host.run("setpci -s 02:00.0 00.w").ok().prints("ffff");
+    host.run("setpci -s 01:00.0 00.w").ok().prints("10de");
+    host.card(2).set(Behaviour::Healthy);
+    host.run("setpci -s 02:00.0 00.w").ok().prints("10de");
 }

@@ -7,6 +7,7 @@ use crate::host::Host;
 use crate::machine::{Firmware, Machine};
 use crate::place::Place;
 use crate::qemu::Qemu;
+use crate::slot::{self, Slot};
 use crate::small::{self, Extra};
 use crate::{image, kvm, tree};
 use anyhow::{Context, Result, ensure};
@@ -120,6 +121,7 @@ pub(crate) struct Running {
     pub(crate) accelerator: Accelerator,
     boot_done: BootDone,
     _functions: Vec<Served>,
+    _slot: Option<Slot>,
 }
 
 impl Running {
@@ -150,9 +152,10 @@ pub(crate) fn switch_on(
     let functions = serve_cards(&plan.machine, place, &boot_done, controls)?;
     let mut command = tree::tools()?.qemu();
     command.args(arguments(&plan.machine, &wiring));
+    let slot = slot::take();
     fs::write(place.file("qemu.command"), format!("{command:?}\n"))?;
     let qemu = Qemu::start(&command, place.sockets(), place.folder())?;
-    Ok(Running { qemu, accelerator, boot_done, _functions: functions })
+    Ok(Running { qemu, accelerator, boot_done, _functions: functions, _slot: slot })
 }
 
 fn serve_cards(

@@ -75,7 +75,19 @@ impl Host {
             let lines: Vec<&str> = said.lines().collect();
             let tail = lines[lines.len().saturating_sub(25)..].join("\n");
             format!("the end of the console:\n{tail}\n{}", qemu.complaints())
-        })
+        })?;
+        if self.plan.is_full {
+            // The agent is up before udev has loaded all drivers. Whether that ends well is for the case to say.
+            self.try_run("udevadm settle --timeout=60", b"", COMMAND)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until systemd has started all there is to start; gives its verdict (`running`, `degraded`).
+    #[track_caller]
+    pub fn settled(&self) -> String {
+        let waited = self.run_within("systemctl is-system-running --wait", 2 * COMMAND);
+        waited.text().to_owned()
     }
 
     fn qemu(&self) -> Result<&Qemu> {

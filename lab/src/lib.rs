@@ -24,6 +24,7 @@
 //! - [`full_host`]: a Debian disk with GRUB, initramfs-tools and systemd, up in some 30 s. Every host writes to a
 //!   layer of its own over the cached image. It survives [`Host::reboot`], [`Host::power_cut`] and
 //!   [`Host::start_again`], also as another machine ([`Host::reboot_as`]).
+//!   [`Host::reboot_with_words`] changes the kernel command line for one boot, as a user does in GRUB's menu.
 //!
 //! # Machines
 //! [`Machine::twin_nvidia`] (the default of most cases) has two look-alike cards 10de:2204 with audio 10de:1aef:
@@ -57,6 +58,7 @@ pub mod cpio;
 mod devices;
 pub mod fakegpu;
 pub mod foreign;
+mod grub;
 pub mod host;
 pub mod image;
 mod job;
@@ -71,7 +73,9 @@ mod place;
 pub mod protocol;
 pub mod qemu;
 pub mod screen;
+mod slot;
 pub mod small;
+mod terminal;
 pub mod tree;
 
 pub use boot::{Plan, full_host, small_host};

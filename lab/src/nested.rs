@@ -1,8 +1,9 @@
 //! The kit for a guest inside the small host: QEMU with its libraries and firmware at the places the distribution
 //! has them, and a guest (`/guest/vmlinux`, `/guest/initrd`) that prints the PCI devices it was given.
 //!
-//! The guest says `GUEST-PCI 0000:00:05.0 10de:2204` per device on its first serial port, then powers off. It runs
-//! emulated inside the emulation, so count on a minute; a case that only asks QEMU itself (`info pci`) takes seconds.
+//! `/guest/qemu info ADDRESS…` prints what QEMU sees of the devices (seconds); `/guest/qemu hold ADDRESS…` keeps them
+//! until it is killed; `/guest/qemu run ADDRESS…` boots Linux with them, which says `GUEST-PCI 0000:00:05.0 10de:2204`
+//! per device and powers off. That one runs emulated inside the emulation: count on a minute or two.
 
 use crate::cpio::Archive;
 use crate::small::{Small, programs, small};
@@ -17,6 +18,8 @@ use std::process::Command;
 const VERSION: &str = "1";
 
 const GUEST_INIT: &str = include_str!("../assets/guest-init.sh");
+/// Starts QEMU with the devices it is told, see the file's own head.
+const GUEST_QEMU: &str = include_str!("../assets/guest.sh");
 const GUEST_NAMES: [&str; 7] = ["sh", "mount", "cat", "cut", "echo", "poweroff", "ls"];
 const FIRMWARE: [&str; 7] = [
     "usr/share/seabios/bios-256k.bin",
@@ -49,7 +52,11 @@ pub fn guest() -> Result<Guest> {
 /// The archive with the kit.
 pub fn kit(small: &Small) -> Result<PathBuf> {
     let tree = tree::host()?;
-    let key = format!("{VERSION}\n{}\n{}\n{GUEST_INIT}", tree.display(), small.kernel.vmlinux.display());
+    let key = format!(
+        "{VERSION}\n{}\n{}\n{GUEST_INIT}{GUEST_QEMU}",
+        tree.display(),
+        small.kernel.vmlinux.display()
+    );
     cache::entry("guest-kit", key, |path| write_kit(&tree, small, path))
 }
 
@@ -71,6 +78,7 @@ fn write_kit(tree: &Path, small: &Small, path: &Path) -> Result<()> {
             archive.copy(Path::new(QEMU_MODULES).join(&name), &modules.join(&name))?;
         }
     }
+    archive.file("guest/qemu", 0o755, GUEST_QEMU.as_bytes())?;
     archive.copy("guest/vmlinux", &small.kernel.vmlinux)?;
     archive.file("guest/initrd", 0o644, &guest_initrd(tree)?)?;
     archive.finish()?;
