@@ -9,6 +9,7 @@ pub mod apt;
 
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -20,8 +21,11 @@ use crate::cache;
 /// The Debian release the emulated host runs: the current stable.
 pub const SUITE: &str = "trixie";
 
-/// Bumped when something below changes that the key's other parts do not show.
-const VERSION: &str = "1";
+/// Bumped when something below changes that the keys' other parts do not show: for [`tools`], for [`host`].
+const VERSIONS: (&str, &str) = ("2", "1");
+
+/// QEMU's library folder below a tree; its loader is there too.
+const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 
 /// QEMU 10.1 or later is wanted for `vfio-user-pci`; [`SUITE`] itself has 10.0.
 const TOOLS: &[&str] = &[
@@ -105,20 +109,17 @@ impl Tools {
 
     /// A program of the tree, by its path inside (`usr/bin/mcopy`), run through the tree's own loader.
     pub fn program(&self, path: &str) -> Command {
-        let mut command = Command::new(self.root.join("usr/lib64/ld-linux-x86-64.so.2"));
-        command.arg("--library-path").arg(self.root.join("usr/lib/x86_64-linux-gnu"));
+        let libraries = self.root.join(LIBRARIES);
+        let mut command = Command::new(libraries.join("ld-linux-x86-64.so.2"));
+        command.arg("--library-path").arg(libraries);
         command.arg("--argv0").arg(path.rsplit('/').next().unwrap_or(path));
         command.arg(self.root.join(path));
         command
     }
 
-    /// `qemu-system-x86_64`, told where its firmware and modules are; the machine's own QEMU plays no part.
+    /// `qemu-system-x86_64`; the machine's own QEMU, its modules and its firmware play no part.
     pub fn qemu(&self) -> Command {
-        let mut command = self.program("usr/bin/qemu-system-x86_64");
-        command.env("QEMU_MODULE_DIR", self.root.join("usr/lib/x86_64-linux-gnu/qemu"));
-        command.arg("-L").arg(self.root.join("usr/share/qemu"));
-        command.arg("-L").arg(self.root.join("usr/share/seabios"));
-        command
+        self.program("usr/bin/qemu-system-x86_64")
     }
 
     /// `qemu-img`.
@@ -143,7 +144,7 @@ impl Tools {
 pub fn tools() -> Result<Tools> {
     let backports = format!("{SUITE}-backports");
     let packages = TOOLS.join(",");
-    let root = cache::entry("tools", [VERSION, SUITE, &packages].join("\n"), |part| {
+    let root = cache::entry("tools", [VERSIONS.0, SUITE, &packages].join("\n"), |part| {
         let done = progress("tools", "20 s")?;
         fs::create_dir(part)?;
         let archive = archive()?;
@@ -155,6 +156,12 @@ pub fn tools() -> Result<Tools> {
         bootstrap.args([&format!("--aptopt=APT::Default-Release \"{backports}\""), SUITE]);
         bootstrap.arg(&tree).arg(sources(&archive, part, &[SUITE, &backports])?);
         logged(&mut bootstrap, "mmdebstrap", &part.join("log"))?;
+        // QEMU's util/cutils.c, get_relocated_path(): beside the running file, which is the loader, a folder of
+        // this name stands for `/`. Without it a module that this tree lacks is taken from the machine's own
+        // QEMU, and a wrong one ends the program.
+        let bundle = tree.join(LIBRARIES).join("qemu-bundle");
+        fs::create_dir(&bundle)?;
+        symlink("../../..", bundle.join("usr"))?;
         let found = Tools { root: tree };
         let devices =
             found.qemu().args(["-device", "help"]).output().context("the tree's QEMU does not start")?;
@@ -173,9 +180,18 @@ pub fn tools() -> Result<Tools> {
 ///
 /// Built when missing, which takes a minute and root. Must not be changed: copy what you change.
 pub fn host() -> Result<PathBuf> {
-    let packages = HOST.join(",");
-    let root = cache::entry("host", [VERSION, SUITE, &packages, INITRAMFS, CLEANUP].join("\n"), |part| {
-        let done = progress("host", "a minute")?;
+    host_tree("host", &[])
+}
+
+/// [`host`] with a second kernel: Debian's for clouds, without 9p, sound and most of DRM.
+pub fn host_two_kernels() -> Result<PathBuf> {
+    host_tree("host-two-kernels", &["linux-image-cloud-amd64"])
+}
+
+fn host_tree(name: &'static str, more: &[&str]) -> Result<PathBuf> {
+    let packages = [HOST, more].concat().join(",");
+    let root = cache::entry(name, [VERSIONS.1, SUITE, &packages, INITRAMFS, CLEANUP].join("\n"), |part| {
+        let done = progress(name, "a minute")?;
         if !is_root() {
             bail!(
                 "the emulated host's tree keeps Debian's owners and modes, which only root can set\n  \
