@@ -8,11 +8,14 @@ use super::{
 };
 use crate::{
     error::{Error, Result, Status, said},
-    journal::run::{self, Which},
-    machine::live::Live,
+    journal::{
+        self,
+        run::{self, Which},
+    },
+    machine::{Root, live::Live},
 };
 use clap::Args;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What `gpuferry revert` is told.
 #[derive(Debug, Args)]
@@ -34,24 +37,15 @@ impl Revert {
             })?,
         };
         need_root("revert")?;
+        if !machine.exists(Path::new(journal::STATE)) {
+            return shown(context, &[]);
+        }
         let held = run::lock(&machine)?;
         let which = if self.last { Which::Last } else { Which::All };
         let undone = run::revert(&machine, which, self.root.is_none(), &mut progress(context))
             .map_err(|error| self.by_hand(error))?;
         drop(held);
-        let value = serde_json::json!({ "schema": 1, "undone": undone });
-        print(&match undone.as_slice() {
-            _ if context.json => format!("{value}\n"),
-            [] => " nothing to undo: no change of gpuferry's is in force\n".to_owned(),
-            numbers => {
-                let numbers: Vec<String> = numbers.iter().map(u32::to_string).collect();
-                format!(
-                    " undone: change {}; what the running kernel was booted with stays until the next boot\n",
-                    numbers.join(", ")
-                )
-            }
-        })?;
-        Ok(Status::Done)
+        shown(context, &undone)
     }
 
     /// In a rescue shell the tools of the other system are run by its owner.
@@ -65,4 +59,20 @@ impl Revert {
             .hint(format!("chroot {root} /bin/bash -c 'update-initramfs -u -k all; update-grub'"))
             .hint(format!("gpuferry revert --root {root}   then checks it and closes the change"))
     }
+}
+
+fn shown(context: &Context, undone: &[u32]) -> Result<Status> {
+    let value = serde_json::json!({ "schema": 1, "undone": undone });
+    print(&match undone {
+        _ if context.json => format!("{value}\n"),
+        [] => " nothing to undo: no change of gpuferry's is in force\n".to_owned(),
+        numbers => {
+            let numbers: Vec<String> = numbers.iter().map(u32::to_string).collect();
+            format!(
+                " undone: change {}; what the running kernel was booted with stays until the next boot\n",
+                numbers.join(", ")
+            )
+        }
+    })?;
+    Ok(Status::Done)
 }

@@ -336,7 +336,9 @@ fn remake(machine: &dyn Machine, open: &[Change], tools: bool, say: Say, left: &
         again.push(Derived::GrubDebian);
     }
     for derived in again {
-        let made = match derived.is_settled(machine) {
+        // Without its tools, what was made by hand meanwhile is believed when it holds nothing of ours.
+        let settled = if tools { derived.is_settled(machine) } else { Ok(derived.verify(&machine).is_ok()) };
+        let made = match settled {
             Ok(true) => {
                 say(&Progress::Note(format!("no need to {}: it holds nothing of ours", derived.describe())));
                 Ok(())
@@ -387,6 +389,8 @@ fn check_space(machine: &dyn Machine, steps: &[FileStep]) -> Result<()> {
                 let size = machine.stat(&path).map_err(|error| Error::io("read", &path, &error))?.size;
                 let folder = path.parent().unwrap_or(Path::new("/")).to_owned();
                 needs.push((folder, size + size / 8 + MARGIN));
+                // mkinitramfs unpacks its modules there, and packs them before it compresses.
+                needs.push((PathBuf::from(STATE), size * 3));
             }
         }
     }

@@ -8,7 +8,7 @@ use crate::{
         sim::{Fault, Node, Random, Sim},
     },
     plan::names,
-    step::{FileStep, derived::Derived, early},
+    step::{FileStep, derived::Derived},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -58,8 +58,9 @@ fn planned(sim: &Sim, word: &str) -> Planned {
     let drop_in = crate::edit::grub::drop_in(&[word.to_owned()]);
     for (path, content, mode) in [
         (names::GRUB_DROP_IN, drop_in.as_str(), 0o644),
-        (names::HOOK, early::HOOK, 0o755),
-        (names::INIT_TOP, early::INIT_TOP, 0o755),
+        // Short ones: what they say is not what is tried here.
+        (names::HOOK, "manual_add_modules vfio-pci\n", 0o755),
+        (names::INIT_TOP, "#!/bin/sh\n", 0o755),
     ] {
         let path = PathBuf::from(path);
         let missing: Vec<_> = path.ancestors().skip(1).take_while(|folder| !sim.exists(folder)).collect();
@@ -216,6 +217,31 @@ fn no_room_and_read_only_change_nothing() {
         assert!(!error.hints.is_empty());
         assert_as(&sim, &before, "undone");
     }
+}
+
+#[test]
+fn in_a_rescue_shell_the_owner_runs_the_tools() {
+    let sim = machine(&mut Random::new(2));
+    let before = sim.tree(&WATCHED);
+    apply_now(&sim, planned(&sim, WORD)).unwrap();
+    let rescue = || {
+        let _held = lock(&sim)?;
+        revert(&sim, Which::All, false, &mut |_| ())
+    };
+    let error = rescue().unwrap_err();
+    assert_eq!(error.status, Status::NotUndone);
+    assert!(error.to_string().contains("update-grub"), "{error}");
+    assert!(!sim.exists(Path::new(names::GRUB_DROP_IN)));
+    for kernel in kernels(&sim) {
+        sim.update_initramfs(&kernel, Path::new("/var/tmp")).unwrap();
+    }
+    let cfg = sim.grub_mkconfig().unwrap();
+    let mode = before[Path::new(names::GRUB_CFG)].2;
+    sim.remove(Path::new(names::GRUB_CFG)).unwrap();
+    sim.put(names::GRUB_CFG, cfg.as_bytes(), mode);
+    assert_eq!(rescue().unwrap(), [1]);
+    assert_as(&sim, &before, "undone by hand");
+    assert_only_history(&sim);
 }
 
 fn fault(random: &mut Random) -> Fault {
