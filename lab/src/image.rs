@@ -15,12 +15,13 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::cache;
+use crate::arguments::Accelerator;
 use crate::tree::{self, Tools, logged, progress};
+use crate::{cache, kvm};
 use mbr::{Partition, SECTOR};
 
 /// Bumped when something below changes that the key's other parts do not show.
-const VERSION: &str = "1";
+const VERSION: &str = "2";
 
 const MIB: u64 = 1 << 20;
 
@@ -85,16 +86,25 @@ const GRUB_BIOS: &[&str] = &[
 const GRUB_EFI: &[&str] =
     &["part_msdos", "fat", "ext2", "search", "search_fs_uuid", "configfile", "normal", "linux", "minicmd"];
 
-/// The base image: Debian as installed, booted once. Raw, sparse. Built when missing, as root, in three minutes.
+/// The base image: Debian as installed, booted once. Raw, sparse. Built when missing, as root, in one to three
+/// minutes.
 pub fn disk() -> Result<PathBuf> {
-    let host = tree::host()?;
+    disk_of("disk", &tree::host()?)
+}
+
+/// [`disk`] with a second kernel installed; it boots the same one.
+pub fn disk_two_kernels() -> Result<PathBuf> {
+    disk_of("disk-two-kernels", &tree::host_two_kernels()?)
+}
+
+fn disk_of(name: &'static str, host: &Path) -> Result<PathBuf> {
     let key = format!(
         "{VERSION}\n{}\n{AGENT_UNIT}{SETTLE}{EARLY_CFG}{FIRST_GRUB_CFG}\
          {GRUB_DEFAULT:?}{MASKED:?}{GRUB_BIOS:?}{GRUB_EFI:?}{ROOT:?}{ESP:?}{ROOT_UUID}",
         host.display()
     );
-    let entry = cache::entry("disk", key, |part| {
-        let done = progress("disk", "3 minutes")?;
+    let entry = cache::entry(name, key, |part| {
+        let done = progress(name, "1 to 3 minutes")?;
         ensure!(
             rustix::process::geteuid().is_root(),
             "the disk's files keep Debian's owners, which only root can set"
@@ -102,7 +112,7 @@ pub fn disk() -> Result<PathBuf> {
         fs::create_dir(part)?;
         let tools = tree::tools()?;
         let image = part.join("disk.raw");
-        raw(&tools, &host, part, &image)?;
+        raw(&tools, host, part, &image)?;
         settle(&tools, part, &image, "")?;
         done.say()
     })?;
@@ -184,7 +194,11 @@ fn raw(tools: &Tools, host: &Path, part: &Path, image: &Path) -> Result<()> {
     };
     mtool("mformat", &["-T", &(ESP.size / SECTOR).to_string(), "-h", "16", "-s", "63", "-v", "ESP", "::"])?;
     mtool("mmd", &["::/EFI", "::/EFI/BOOT"])?;
-    mtool("mcopy", &[&efi.display().to_string(), "::/EFI/BOOT/BOOTX64.EFI"])
+    mtool("mcopy", &[&efi.display().to_string(), "::/EFI/BOOT/BOOTX64.EFI"])?;
+    for leftover in [early, efi, part.join("grub-i386-pc")] {
+        fs::remove_file(&leftover).with_context(|| format!("cannot remove {}", leftover.display()))?;
+    }
+    Ok(())
 }
 
 /// Makes the copy of the tree at `root` this lab's host; gives the kernel's version.
@@ -199,7 +213,6 @@ fn furnish(root: &Path) -> Result<String> {
     put("etc/machine-id", MACHINE_ID)?;
     let stock = fs::read_to_string(root.join("usr/share/grub/default/grub"))
         .context("the tree has no template of /etc/default/grub")?;
-    put("etc/default/grub", &grub_default(&stock))?;
     let shadow = fs::read_to_string(root.join("etc/shadow"))?;
     put("etc/shadow", &open_root(&shadow))?;
     put("etc/systemd/system/lab-agent.service", AGENT_UNIT)?;
@@ -210,10 +223,21 @@ fn furnish(root: &Path) -> Result<String> {
     for unit in MASKED {
         symlink("/dev/null", root.join("etc/systemd/system").join(unit))?;
     }
+    // Looks for AF_VSOCK in every virtual machine and complains on the console where there is none.
+    let generators = root.join("etc/systemd/system-generators");
+    fs::create_dir_all(&generators)?;
+    symlink("/dev/null", generators.join("systemd-ssh-generator"))?;
     fs::create_dir(root.join("lab"))?;
     fs::create_dir_all(root.join("boot/grub"))?;
     let kernels = kernels(root)?;
-    kernels.first().cloned().context("the tree has no kernel in /boot")
+    // Versions sort Debian's flavours by name: the plain kernel first, GRUB would boot the last.
+    let kernel = kernels.first().context("the tree has no kernel in /boot")?;
+    let mut grub = grub_default(&stock);
+    if kernels.len() > 1 {
+        grub = format!("{grub}GRUB_TOP_LEVEL=/boot/vmlinuz-{kernel}\n");
+    }
+    put("etc/default/grub", &grub)?;
+    Ok(kernel.clone())
 }
 
 /// Versions of the kernels in the `/boot` of a tree.
@@ -289,7 +313,11 @@ fn settle(tools: &Tools, part: &Path, image: &Path, variant: &str) -> Result<()>
     fs::set_permissions(share.join("lab-agent"), fs::Permissions::from_mode(0o755))?;
     let console = part.join("console.log");
     let mut qemu = tools.qemu();
-    qemu.args(["-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2G"]);
+    let accelerator = match kvm::accelerator() {
+        Accelerator::Kvm => ["-accel", "kvm", "-cpu", "host"],
+        Accelerator::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max,la57=off"],
+    };
+    qemu.args(accelerator).args(["-machine", "q35", "-smp", "2", "-m", "2G"]);
     qemu.args(["-nodefaults", "-display", "none", "-vga", "std", "-no-reboot"]);
     qemu.arg("-serial").arg(format!("file:{}", console.display())).args(["-serial", "null"]);
     // Holes punched by the guest's fstrim become holes of the file.
@@ -300,11 +328,6 @@ fn settle(tools: &Tools, part: &Path, image: &Path, variant: &str) -> Result<()>
         .arg(format!("local,path={},mount_tag=lab,security_model=none,id=lab", share.display()));
     let mut limited = Command::new("/usr/bin/timeout");
     limited.args(["--kill-after=10", "900"]).arg(qemu.get_program()).args(qemu.get_args());
-    for (name, value) in qemu.get_envs() {
-        if let Some(value) = value {
-            limited.env(name, value);
-        }
-    }
     let result = logged(&mut limited, "QEMU", &part.join("log"));
     let told = fs::read_to_string(share.join("settle.log")).unwrap_or_default();
     let mut log = File::options().append(true).open(part.join("log"))?;
@@ -317,8 +340,7 @@ fn settle(tools: &Tools, part: &Path, image: &Path, variant: &str) -> Result<()>
             console.display()
         );
     }
-    fs::remove_dir_all(&share)?;
-    Ok(())
+    fs::remove_dir_all(&share).context("cannot remove the share of the first boot")
 }
 
 #[cfg(test)]

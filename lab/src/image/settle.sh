@@ -9,9 +9,13 @@ systemctl is-system-running --wait || systemctl --no-pager --failed
 stamp running
 # initramfs-tools.conf(5): the file and word with which Debian's installer notes "targeted".
 echo 'MODULES=dep' > /etc/initramfs-tools/conf.d/driver-policy
+# Half of the time is zstd's level 9, which initramfs-tools asks for.
+echo 'COMPRESSLEVEL=1' > /etc/initramfs-tools/conf.d/compress
 sh -ex /lab/variant.sh
 update-initramfs -u -k all
 stamp update-initramfs
+# Made anew, so that it has the mode grub-mkconfig gives it; an existing file keeps its own.
+rm -f /boot/grub/grub.cfg
 update-grub
 stamp update-grub
 rm -f /boot/*.bak /boot/*.dpkg-bak
