@@ -3,4 +3,5 @@
 //! How to write one: see the documentation of the crate `lab`.
 
 mod full;
+mod observe;
 mod smoke;

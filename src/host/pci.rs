@@ -26,7 +26,7 @@ pub(super) fn functions(look: &Look) -> Vec<Function> {
     functions
 }
 
-/// `driver_override` is read under the device lock (`driver_override_show`): apart, so that a device whose driver does
+/// `driver_override` is read under the device lock in many kernels (`driver_override_show`): apart, so that a device whose driver does
 /// not let go hides its own, and hangs nobody.
 fn overrides(look: &Look, functions: &mut [Function]) {
     let path = |function: &Function| format!("{DEVICES}/{}/driver_override", function.address).into();

@@ -1,8 +1,9 @@
 //! Reads that may hang, made by a child that can be left behind.
 //!
-//! Some attributes are read under the device lock (`driver_override`: drivers/pci/pci-sysfs.c). While a driver does
-//! not let go of its device, such a read sleeps where no signal reaches it, and so would this program: not even its
-//! end would come. The child is this same program; it prints each file as soon as it has it.
+//! Some attributes are read under the device lock (`driver_override`, drivers/pci/pci-sysfs.c: so in Linux 6.1, no
+//! more in 6.12.117). While a driver does not let go of its device, such a read sleeps where no signal reaches it,
+//! and so would this program: not even its end would come. The child is this same program; it prints each file as
+//! soon as it has it.
 
 use rustix::event::{PollFd, PollFlags, poll};
 use std::{
@@ -57,7 +58,7 @@ fn round(paths: &[PathBuf], results: &mut Vec<io::Result<Vec<u8>>>) -> io::Resul
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()?;
-    let listened = listen(&mut child, paths.len(), results);
+    let listened = listen(&mut child, paths.len(), PATIENCE, results);
     match &listened {
         Ok(()) => drop(child.wait()),
         // It dies when its read returns; nobody waits for that.
@@ -66,10 +67,16 @@ fn round(paths: &[PathBuf], results: &mut Vec<io::Result<Vec<u8>>>) -> io::Resul
     listened
 }
 
-fn listen(child: &mut Child, count: usize, results: &mut Vec<io::Result<Vec<u8>>>) -> io::Result<()> {
+/// Takes a child's records until there are enough, it ends, or the next one takes too long.
+fn listen(
+    child: &mut Child,
+    count: usize,
+    patience: Duration,
+    results: &mut Vec<io::Result<Vec<u8>>>,
+) -> io::Result<()> {
     let mut pipe = child.stdout.take().ok_or_else(|| io::Error::other("a child without output"))?;
     let (mut text, mut given) = (Vec::new(), 0);
-    let mut end = Instant::now() + PATIENCE;
+    let mut end = Instant::now() + patience;
     while given < count {
         let left = super::live::timespec(end.saturating_duration_since(Instant::now()));
         match poll(&mut [PollFd::new(&pipe, PollFlags::IN)], Some(&left)) {
@@ -87,7 +94,7 @@ fn listen(child: &mut Child, count: usize, results: &mut Vec<io::Result<Vec<u8>>
             text.drain(..length);
             results.push(result);
             given += 1;
-            end = Instant::now() + PATIENCE;
+            end = Instant::now() + patience;
         }
     }
     Ok(())
@@ -130,6 +137,32 @@ fn attribute(path: &Path) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn child_that(does: &str) -> Child {
+        Command::new("/bin/sh").args(["-c", does]).stdout(Stdio::piped()).spawn().unwrap()
+    }
+
+    #[test]
+    fn a_child_that_hangs_is_left_with_what_it_gave() {
+        let mut child = child_that("printf '2\\nab!5\\n3\\nc'; exec sleep 1000");
+        let mut results = Vec::new();
+        let end = listen(&mut child, 4, Duration::from_millis(500), &mut results);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(end.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert_eq!(results.len(), 2, "{results:?}");
+        assert_eq!(results[0].as_deref().unwrap(), b"ab");
+        assert_eq!(results[1].as_ref().unwrap_err().raw_os_error(), Some(5));
+    }
+
+    #[test]
+    fn a_child_that_ends_early_is_no_wait() {
+        let mut child = child_that("printf '1\\nx'");
+        let mut results = Vec::new();
+        listen(&mut child, 3, Duration::from_secs(60), &mut results).unwrap();
+        child.wait().unwrap();
+        assert_eq!(results.len(), 1);
+    }
 
     #[test]
     fn records_read_as_they_are_written() {
