@@ -1,9 +1,6 @@
 //! `gpuferry doctor`: what is wrong, why, and what helps.
 
-use super::{
-    Context, inspect, print,
-    render::{WIDTH, fit, wrap},
-};
+use super::{Context, inspect, print, render::wrap};
 use crate::{
     error::{Error, Result, Status},
     host::log,
@@ -46,7 +43,8 @@ fn text(findings: &[Finding], unseen: &[String]) -> String {
         text.push_str(&wrap(&format!("{severity}: {}", finding.title), 0));
         for seen in finding.evidence.iter().take(6) {
             let line = seen.line.map_or_else(String::new, |line| format!(":{line}"));
-            let _ = writeln!(text, "{}", fit(&format!("  {}{line}: {}", seen.source, seen.text), WIDTH));
+            let shown = wrap(&format!("{}{line}: {}", seen.source, seen.text), 4);
+            let _ = write!(text, "  {}", shown.trim_start_matches(' '));
         }
         text.push_str(&wrap(&finding.cause, 2));
         for fix in &finding.fixes {

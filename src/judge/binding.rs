@@ -33,38 +33,47 @@ impl Wanted {
     }
 }
 
-/// Compares what is asked for with the machine.
+/// Compares what is asked for with the machine. A word is a card, and is bound as a whole or not at all: one finding
+/// for each, with the evidence of all its functions.
 pub(super) fn bindings(host: &Host, log: Option<&Log>) -> Vec<Finding> {
     let words = kernel::words(host.kernel.cmdline.as_deref().unwrap_or_default());
-    let asked = words.iter().filter_map(|word| word.strip_prefix("gpuferry.bind="));
-    let asked: Vec<&str> = asked.flat_map(|list| list.split(',')).filter(|item| !item.is_empty()).collect();
-    if asked.is_empty() {
+    let cards: Vec<&str> = words.iter().filter_map(|word| word.strip_prefix("gpuferry.bind=")).collect();
+    if cards.is_empty() {
         return Vec::new();
     }
-    if kernel::value(&words, "gpuferry.off") == Some("1") {
+    if let Some(off) = words.iter().find(|word| is_off(word)) {
         return vec![
-            Finding::new("binding-off", Severity::Info, "Nothing is bound at boot: gpuferry.off=1")
-                .seen("/proc/cmdline", "gpuferry.off=1")
-                .cause("the word gpuferry.off=1 on the kernel command line switches early binding off"),
+            Finding::new("binding-off", Severity::Info, format!("Nothing is bound at boot: {off}"))
+                .seen("/proc/cmdline", off)
+                .cause(format!("the word {off} on the kernel command line switches early binding off")),
         ];
     }
-    let wanted: Vec<Wanted> = asked.iter().filter_map(|item| Wanted::parse(item)).collect();
-    let malformed = asked.iter().filter(|item| Wanted::parse(item).is_none()).map(|item| malformed(item));
-    let mut findings: Vec<Finding> = malformed.collect();
-    // The functions of a card miss together: the first one speaks for its slot, with the evidence of all.
-    let mut slots: Vec<(DevicePath, Finding)> = Vec::new();
-    for one in &wanted {
-        let Some(finding) = missed(host, one, &wanted).map(|finding| with_log(finding, log)) else {
-            continue;
-        };
-        let slot = one.path.with_function(0);
-        match slots.iter_mut().find(|(have, first)| *have == slot && first.id == finding.id) {
-            Some((_, first)) => first.evidence.extend(finding.evidence),
-            None => slots.push((slot, finding)),
+    let all: Vec<Wanted> = cards.iter().flat_map(|card| card.split(',')).filter_map(Wanted::parse).collect();
+    cards.iter().filter_map(|card| missed_card(host, card, &all, log)).collect()
+}
+
+/// As the early script understands it.
+fn is_off(word: &str) -> bool {
+    let value = word.strip_prefix("gpuferry.off").map(|rest| rest.strip_prefix('=').unwrap_or(rest));
+    matches!(value, Some("" | "1" | "y" | "yes" | "on" | "true"))
+}
+
+fn missed_card(host: &Host, card: &str, all: &[Wanted], log: Option<&Log>) -> Option<Finding> {
+    let missed = |item: &str| match Wanted::parse(item) {
+        Some(wanted) => missed(host, &wanted, all).map(|finding| with_log(finding, log)),
+        None => Some(malformed(item)),
+    };
+    let mut findings: Vec<Finding> = card.split(',').filter_map(missed).collect();
+    // What is wrong with one function is why the others were not bound either.
+    findings.sort_by_key(|finding| finding.severity);
+    let mut findings = findings.into_iter();
+    let mut first = findings.next()?;
+    for seen in findings.flat_map(|finding| finding.evidence) {
+        if !first.evidence.contains(&seen) {
+            first.evidence.push(seen);
         }
     }
-    findings.extend(slots.into_iter().map(|(_, finding)| finding));
-    findings
+    Some(first)
 }
 
 fn malformed(item: &str) -> Finding {
@@ -248,6 +257,8 @@ mod tests {
     fn a_twin_that_is_asked_for_itself_has_not_moved() {
         let mut host = asked(&format!("{BIND},0000:00:06.0/00.0=10de:2204:1458:403b"), Some("vfio-pci"));
         assert_eq!(ids(&host), ["binding-nothing-there"]);
+        host.kernel.cmdline = Some(format!("{BIND} gpuferry.bind=0000:00:06.0/00.0=10de:2204:1458:403b"));
+        assert_eq!(ids(&host), ["binding-nothing-there"], "a word for each card");
         host.functions.retain(|function| function.address.bus != 1);
         assert_eq!(ids(&host), ["binding-nothing-there"; 2]);
     }
@@ -255,12 +266,19 @@ mod tests {
     #[test]
     fn the_switch_silences_it() {
         assert_eq!(ids(&asked(&format!("{BIND} gpuferry.off=1"), None)), ["binding-off"]);
+        assert_eq!(ids(&asked(&format!("{BIND} gpuferry.off"), None)), ["binding-off"]);
+        assert_eq!(ids(&asked(&format!("{BIND} gpuferry.off=0"), None)), ["binding-not-done"]);
         assert_eq!(ids(&asked("gpuferry.off=1", None)), [""; 0]);
     }
 
     #[test]
     fn what_is_no_binding_is_quoted() {
-        assert_eq!(ids(&asked("gpuferry.bind=01:00.0,0000:00:01.0=10de:zz", None)), ["binding-malformed"; 2]);
+        assert_eq!(ids(&asked("gpuferry.bind=01:00.0,0000:00:01.0=10de:zz", None)), ["binding-malformed"]);
+        assert_eq!(
+            ids(&asked(&format!("{BIND},x"), None)),
+            ["binding-malformed"],
+            "and so its card is not bound"
+        );
     }
 
     #[test]

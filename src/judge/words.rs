@@ -5,7 +5,7 @@ use crate::host::{Host, kernel};
 
 /// Words that people get wrong, as they are right (Documentation/admin-guide/kernel-parameters.txt, and the
 /// parameters of vfio-pci, pci-stub and kvm).
-const WORDS: [&str; 9] = [
+const WORDS: [&str; 10] = [
     "vfio-pci.ids",
     "vfio-pci.disable_vga",
     "vfio-pci.disable_idle_d3",
@@ -14,6 +14,7 @@ const WORDS: [&str; 9] = [
     "intel_iommu",
     "amd_iommu",
     "gpuferry.bind",
+    "gpuferry.load",
     "gpuferry.off",
 ];
 
