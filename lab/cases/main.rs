@@ -3,5 +3,6 @@
 //! How to write one: see the documentation of the crate `lab`.
 
 mod full;
+mod handover;
 mod observe;
 mod smoke;

@@ -9,6 +9,7 @@ use crate::{
         worker::{self, Request, Way},
     },
     pci::Address,
+    vm::run,
 };
 use clap::{Args, Subcommand};
 use std::{ffi::OsString, path::Path, time::Duration};
@@ -24,6 +25,12 @@ pub struct Card {
 enum Part {
     /// Carry one hand-over out.
     Work(Work),
+    /// Start and watch a guest.
+    Guest {
+        name: String,
+        #[arg(long)]
+        op: String,
+    },
     /// Without systemd: start `gpuferry card WORDS` in a session of its own, and again if it is killed.
     Keep {
         /// The words.
@@ -54,6 +61,7 @@ impl Card {
         let machine = this_machine(context, "card")?;
         match self.part {
             Part::Keep { words } => client::keep(&machine, &words, &Path::new(RUN).join("worker.log")),
+            Part::Guest { name, op } => run::work(&machine, &name, &op).map(|()| Status::Done),
             Part::Work(work) => {
                 let request = Request {
                     op: work.op,

@@ -13,7 +13,7 @@ use crate::{
     step::live::driver_of,
 };
 use std::{
-    io::{self, BufRead, IsTerminal},
+    io::{self, BufRead, IsTerminal, Write},
     path::Path,
     time::Duration,
 };
@@ -119,13 +119,26 @@ pub(super) struct Shown {
 }
 
 impl Shown {
+    /// Shows an event of a guest's supervisor: it asks nothing.
+    pub(super) fn note(&mut self, line: &Line, say: &mut dyn FnMut(&str)) {
+        match &line.event {
+            Event::Begin { label, text } => self.open = Some((label.clone(), text.clone())),
+            Event::End { ms } => {
+                let (label, text) = self.open.take().unwrap_or_default();
+                say(&stage_line(&label, &text, *ms));
+            }
+            Event::Note { text } => say(&format!("  · {text}\n")),
+            _ => {}
+        }
+    }
+
     /// Shows an event where it is one that people are shown.
     pub(super) fn line(&mut self, context: &Context, machine: &dyn Machine, line: &Line) -> Result<()> {
         match &line.event {
             Event::Begin { label, text } => self.open = Some((label.clone(), text.clone())),
             Event::End { ms } => {
                 let (label, text) = self.open.take().unwrap_or_default();
-                say(context, &format!("  ✓ {label:<10} {text:<46} {}\n", seconds(*ms)))?;
+                say(context, &stage_line(&label, &text, *ms))?;
                 self.stages.push((label, text, *ms));
             }
             Event::Note { text } => say(context, &format!("  · {text}\n"))?,
@@ -141,6 +154,11 @@ impl Shown {
     }
 }
 
+fn stage_line(label: &str, text: &str, ms: u64) -> String {
+    let line = format!("  ✓ {label:<10} {text:<46} {}", seconds(ms));
+    format!("{}\n", line.trim_end())
+}
+
 fn seconds(ms: u64) -> String {
     #[allow(clippy::cast_precision_loss, reason = "a tenth of a second is shown")]
     let seconds = Duration::from_millis(ms).as_secs_f64();
@@ -150,6 +168,8 @@ fn seconds(ms: u64) -> String {
 /// Asks on standard output, reads a line; an end of input is a no.
 pub(super) fn asked(question: &str) -> Result<bool> {
     print(&format!("{question}? [y/N] "))?;
+    // No line ends here: without this the question would wait for the answer.
+    let _ = io::stdout().flush();
     let mut answer = String::new();
     let read = io::stdin().lock().read_line(&mut answer);
     Ok(read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes" | "go"))

@@ -14,6 +14,7 @@ mod render;
 mod revert;
 mod screen;
 mod status;
+mod vm;
 
 use crate::error::{Error, Result, Status};
 use clap::{Parser, Subcommand};
@@ -56,6 +57,8 @@ pub enum Verb {
     Detach(detach::Detach),
     /// Bring cards home: drivers, screen and consoles as they were.
     Reattach(reattach::Reattach),
+    /// Guests.
+    Vm(vm::Vm),
     /// Show who has which card, since when, and what comes next.
     Status(status::Status),
     /// What the worker's unit runs.
@@ -109,6 +112,7 @@ fn run(context: &Context, verb: Option<Verb>) -> Result<Status> {
         Some(Verb::Detach(verb)) => verb.run(context),
         Some(Verb::Reattach(verb)) => verb.run(context),
         Some(Verb::Status(_)) => status::Status::run(context),
+        Some(Verb::Vm(verb)) => verb.run(context),
         Some(Verb::Card(verb)) => verb.run(context),
         Some(Verb::ReadApart { paths }) => {
             // A closed pipe: nobody listens any more.

@@ -136,7 +136,8 @@ fn lines_asked(lines: &[Line], op: &str) -> bool {
     lines.iter().rev().find(|line| line.op == op).is_some_and(|line| matches!(line.event, Event::Ask { .. }))
 }
 
-fn status_of(number: u8) -> Status {
+/// The status with a number; one that is not known is the worst.
+pub fn status_of(number: u8) -> Status {
     let all = [Status::Done, Status::Blocked, Status::Usage, Status::Refused, Status::Undone];
     all.into_iter().find(|status| *status as u8 == number).unwrap_or(Status::NotUndone)
 }

@@ -5,7 +5,7 @@
 
 use super::snapshot::{Card, Snapshot, boot_id, key};
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, Status},
     machine::{Machine, Ownership, Root},
     pci::Address,
 };
@@ -258,6 +258,50 @@ pub fn in_flight(lines: &[Line]) -> Option<InFlight> {
     }
 }
 
+/// Closes on disk the hand-overs that a reboot ended: opened in another boot, and without an end.
+pub fn close_old(machine: &(impl Machine + ?Sized)) -> Result<()> {
+    let path = Path::new(LOG);
+    for (op, text) in unended(&lines(machine, path), &boot_id(machine)?) {
+        let event = Event::Finished {
+            status: Status::NotUndone as u8,
+            message: text,
+            details: Vec::new(),
+            hints: Vec::new(),
+        };
+        let line = Line { op, time_ms: millis(machine.now()), event };
+        let text =
+            serde_json::to_string(&line).map_err(|error| Error::failed(format!("an event: {error}")))?;
+        machine
+            .append(path, format!("{text}\n").as_bytes())
+            .map_err(|error| Error::io("write", path, &error))?;
+    }
+    Ok(())
+}
+
+/// Operations of other boots without an end, and what they were in.
+fn unended(lines: &[Line], boot: &str) -> Vec<(String, String)> {
+    let opened = lines.iter().filter_map(|line| match &line.event {
+        Event::Open { card, boot_id, .. } if boot_id != boot => Some((line.op.clone(), *card)),
+        _ => None,
+    });
+    let mut found: Vec<(String, String)> = Vec::new();
+    for (op, card) in opened {
+        let own: Vec<_> = lines.iter().filter(|line| line.op == op).cloned().collect();
+        let ended = own.iter().any(|line| matches!(line.event, Event::Finished { .. }));
+        if ended || found.iter().any(|(other, _)| *other == op) {
+            continue;
+        }
+        let text = match in_flight(&own) {
+            Some(write) => {
+                format!("{card}: ended by reboot, in the write of `{}` to {}", write.value.trim(), write.path)
+            }
+            None => format!("{card}: ended by reboot, between two writes"),
+        };
+        found.push((op, text));
+    }
+    found
+}
+
 /// Where a worker writes down what it does.
 #[derive(Debug)]
 pub struct Recorder<'m> {
@@ -274,15 +318,15 @@ impl std::fmt::Debug for dyn Machine + '_ {
 }
 
 impl<'m> Recorder<'m> {
-    /// Opens the record of an operation on a card, whose lock the caller holds. A new operation begins a new file
-    /// of events; a worker that was restarted goes on in its own.
-    pub fn open(machine: &'m dyn Machine, address: Address, op: &str) -> Result<Self> {
-        let folder = folder(address);
-        make_folders(machine, &folder)?;
+    /// Opens the record of an operation in the folder of a card or guest, whose lock the caller holds. A new
+    /// operation begins a new file of events; a worker that was restarted goes on in its own.
+    pub fn open(machine: &'m dyn Machine, folder: &Path, op: &str) -> Result<Self> {
+        make_folders(machine, folder)?;
         let events = folder.join("events");
         if !lines(machine, &events).iter().any(|line| line.op == op) {
             replace(machine, &events, b"")?;
         }
+        let _ = close_old(machine);
         let disk = Path::new(LOG).parent().map_or(Ok(()), |folder| make_folders(machine, folder));
         Ok(Self { machine, op: op.to_owned(), events, on_disk: disk.is_ok() })
     }
@@ -336,6 +380,22 @@ mod tests {
         assert_eq!(in_flight(&lines[..2]), None);
         let found = in_flight(&lines).unwrap();
         assert_eq!((found.path.as_str(), found.since_ms), ("/sys/x", 5));
+    }
+
+    #[test]
+    fn what_a_reboot_ended_is_closed_once() {
+        let card = "0000:01:00.0".parse().unwrap();
+        let open = |boot: &str| line(Event::Open { card, goal: "lend".into(), boot_id: boot.into() });
+        let write = line(Event::Write { path: "/sys/x/unbind".into(), value: "0000:01:00.1".into() });
+        let found = unended(&[open("old"), write.clone()], "new");
+        assert_eq!(found.len(), 1);
+        assert!(
+            found[0].1.ends_with("ended by reboot, in the write of `0000:01:00.1` to /sys/x/unbind"),
+            "{found:?}"
+        );
+        assert!(unended(&[open("new"), write.clone()], "new").is_empty());
+        let end = Event::Finished { status: 5, message: String::new(), details: vec![], hints: vec![] };
+        assert!(unended(&[open("old"), write, line(end)], "new").is_empty());
     }
 
     #[test]

@@ -90,7 +90,7 @@ pub fn busy(root: &(impl Root + ?Sized), address: Address) -> Error {
 /// Does what is asked, from lock to the last event. The outcome is on record in any case.
 pub fn work(machine: &dyn Machine, request: &Request) -> Result<Outcome> {
     let lock = lock(machine, request.address)?;
-    let recorder = Recorder::open(machine, request.address, &request.op)?;
+    let recorder = Recorder::open(machine, &record::folder(request.address), &request.op)?;
     let done = carry(&recorder, request);
     let finished = match &done {
         Ok(outcome) => finished(Status::Done, outcome.sentence(request.address), &[], &[]),
