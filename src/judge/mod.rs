@@ -1,4 +1,4 @@
-//! What the facts mean: pure rules over a [`Host`](crate::host::Host), one question a file.
+//! What the facts mean: pure rules over a [`Host`], one question a file.
 //!
 //! A rule reads nothing and prints nothing.
 
