@@ -63,6 +63,8 @@ impl Host {
         self.running = Some(running);
         self.boots = 1;
         self.wait_for_boot(patience)?;
+        // QEMU has read it, and it is large.
+        let _ = std::fs::remove_file(self.place.file("initrd"));
         self.boot_time = start.elapsed();
         Ok(())
     }

@@ -3,7 +3,8 @@
 //!
 //! `/guest/qemu info ADDRESS…` prints what QEMU sees of the devices (seconds); `/guest/qemu hold ADDRESS…` keeps them
 //! until it is killed; `/guest/qemu run ADDRESS…` boots Linux with them, which says `GUEST-PCI 0000:00:05.0 10de:2204`
-//! per device and powers off. That one runs emulated inside the emulation: count on a minute or two.
+//! per device and powers off. That one runs emulated inside the emulation: minutes, and on a busy machine too
+//! many for a case.
 
 use crate::cpio::Archive;
 use crate::small::{Small, programs, small};
