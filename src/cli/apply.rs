@@ -64,7 +64,8 @@ impl Apply {
             return done_already(context, &machine, &plan);
         }
         if !context.json {
-            print(&show::text(&plan, &sources))?;
+            let seen = planned.is_some();
+            print(&if seen { show::summary(&plan) } else { show::text(&plan, &sources) })?;
         }
         if !self.yes && !confirmed(context, &plan)? {
             return Err(Error::failed("stopped; nothing was changed"));

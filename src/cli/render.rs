@@ -85,6 +85,7 @@ pub(super) fn used_for(host: &Host, gpu: &Gpu) -> String {
     let on_screen = gpu.displays.iter().flatten().take(2).cloned().collect::<Vec<_>>().join(", ");
     let framebuffer = host.framebuffers.iter().any(|framebuffer| framebuffer.function == Some(gpu.address));
     match (on_screen.is_empty(), framebuffer, gpu.boot_vga) {
+        (false, _, Some(true)) => format!("your display ({on_screen})"),
         (false, _, _) => format!("a display ({on_screen})"),
         (true, _, _) if gpu.kind == GpuKind::Management => "remote management".to_owned(),
         (true, _, Some(true)) => "boot card".to_owned(),

@@ -118,7 +118,7 @@ fn best(host: &Host) -> Option<&Gpu> {
             GpuKind::Management => 3,
         };
         let shows = gpu.displays.as_ref().is_some_and(|displays| !displays.is_empty());
-        (verdict, kind, gpu.boot_vga == Some(true) || shows)
+        (verdict, kind, gpu.boot_vga == Some(true), shows)
     };
     host.gpus.iter().min_by_key(weight)
 }

@@ -7,6 +7,19 @@ use std::fmt::Write;
 
 /// The whole plan.
 pub fn text(plan: &FilePlan, sources: &Sources) -> String {
+    let mut text = steps(plan);
+    for diff in plan.steps.iter().filter_map(|step| diff(step, sources)) {
+        let _ = write!(text, "\n{diff}");
+    }
+    text + &notes(plan)
+}
+
+/// The plan without its diffs, for who has seen them: a plan file is applied only if it would show the same ones.
+pub fn summary(plan: &FilePlan) -> String {
+    format!("{}{}", steps(plan), notes(plan))
+}
+
+fn steps(plan: &FilePlan) -> String {
     let mut text = format!(" {}\n", plan.title);
     if !plan.words.is_empty() {
         text.push_str("\n kernel command line, at the end of every entry but the recovery ones\n");
@@ -22,11 +35,11 @@ pub fn text(plan: &FilePlan, sources: &Sources) -> String {
     for (number, step) in plan.steps.iter().enumerate() {
         let _ = writeln!(text, "  {:>2}  {}", number + 1, step.describe());
     }
-    for step in &plan.steps {
-        if let Some(diff) = diff(step, sources) {
-            let _ = write!(text, "\n{diff}");
-        }
-    }
+    text
+}
+
+fn notes(plan: &FilePlan) -> String {
+    let mut text = String::new();
     if !plan.notes.is_empty() {
         text.push_str("\n good to know\n");
         for note in &plan.notes {
