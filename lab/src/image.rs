@@ -49,10 +49,12 @@ const EARLY_CFG: &str = include_str!("image/early.cfg");
 const FIRST_GRUB_CFG: &str = include_str!("image/first-grub.cfg");
 
 /// Changes to Debian's own `/etc/default/grub`: setting, value. The screen's console stays a console, the serial
-/// line gets a copy; the menu is on both.
+/// line gets a copy; the menu is on both. `no_timer_check`: an emulator on a busy machine may miss the few timer
+/// interrupts that the kernel waits for, and the kernel panics (`arch/x86/kernel/apic/io_apic.c`); under KVM the
+/// kernel sets this itself.
 const GRUB_DEFAULT: &[(&str, &str)] = &[
     ("GRUB_TIMEOUT", "1"),
-    ("GRUB_CMDLINE_LINUX", "\"console=tty0 console=ttyS0\""),
+    ("GRUB_CMDLINE_LINUX", "\"console=tty0 console=ttyS0 no_timer_check\""),
     ("GRUB_TERMINAL", "\"console serial\""),
     ("GRUB_SERIAL_COMMAND", "\"serial --unit=0 --speed=115200\""),
 ];
@@ -355,7 +357,7 @@ mod tests {
         assert_eq!(
             text,
             "# GRUB\nGRUB_TIMEOUT=1\nGRUB_CMDLINE_LINUX_DEFAULT=\"quiet\"\n\
-             GRUB_CMDLINE_LINUX=\"console=tty0 console=ttyS0\"\n#GRUB_TERMINAL=console\n\
+             GRUB_CMDLINE_LINUX=\"console=tty0 console=ttyS0 no_timer_check\"\n#GRUB_TERMINAL=console\n\
              GRUB_TERMINAL=\"console serial\"\nGRUB_SERIAL_COMMAND=\"serial --unit=0 --speed=115200\"\n"
         );
     }
