@@ -163,12 +163,8 @@ pub fn hanging(machine: &dyn Machine, address: Address, write: &record::InFlight
         format!("writing `{}` to {} has hung for {since} s", write.value.trim(), write.path),
     )
     .detail("nothing more is written to this device; the card comes home by itself when the write completes");
-    let nodes = super::holders::nodes(machine, address);
-    let mut all = nodes;
-    // The function that is written about may be another one of the card.
-    if let Ok(function) = write.value.trim().parse::<Address>() {
-        all.extend(super::holders::nodes(machine, function));
-    }
+    let mut all = super::holders::nodes(machine, address);
+    all.extend(record::snapshot(machine, address).ok().flatten().into_iter().flat_map(|known| known.nodes));
     for holder in super::holders::holders(machine, &all) {
         error = error.detail(format!("{} holds {}", holder.shown(), holder.nodes.join(", ")));
         error = error.hint(format!("close {}: that completes it", holder.shown()));

@@ -97,9 +97,10 @@ fn holder(root: &(impl Root + ?Sized), pid: u32, nodes: &BTreeSet<PathBuf>) -> O
     let folder = PathBuf::from(format!("/proc/{pid}"));
     let open = root.list(&folder.join("fd")).unwrap_or_default();
     let open = open.iter().filter_map(|name| root.readlink(&folder.join("fd").join(name)).ok());
-    let mut held: BTreeSet<PathBuf> = open.filter(|path| nodes.contains(path)).collect();
+    let mut held: BTreeSet<PathBuf> =
+        open.map(|path| present(&path)).filter(|path| nodes.contains(path)).collect();
     let maps = root.text(&folder.join("maps")).unwrap_or_default();
-    held.extend(mapped(&maps).filter(|path| nodes.contains(*path)).map(Path::to_owned));
+    held.extend(mapped(&maps).map(present).filter(|path| nodes.contains(path)));
     if held.is_empty() {
         return None;
     }
@@ -109,6 +110,12 @@ fn holder(root: &(impl Root + ?Sized), pid: u32, nodes: &BTreeSet<PathBuf>) -> O
         user: user(root, pid).unwrap_or_else(|| "?".into()),
         nodes: held.iter().map(|path| path.display().to_string()).collect(),
     })
+}
+
+/// A node that is gone from /dev, because its driver waits for those who have it open, is marked (proc_pid_fd(5)).
+fn present(path: &Path) -> PathBuf {
+    let text = path.to_str().and_then(|text| text.strip_suffix(" (deleted)"));
+    text.map_or_else(|| path.to_owned(), PathBuf::from)
 }
 
 /// Paths of device nodes in /proc/PID/maps (proc(5): the sixth field).
@@ -148,7 +155,9 @@ mod tests {
         let jack = at("sys/bus/pci/devices/0000:01:00.1/sound/card0/input5/event5");
         fs::create_dir_all(&jack).unwrap();
         fs::write(jack.join("uevent"), "DEVNAME=input/event5\n").unwrap();
-        for (pid, node) in [("812", "/dev/snd/controlC0"), ("1", "/dev/input/event5"), ("30", "/dev/null")] {
+        for (pid, node) in
+            [("812", "/dev/snd/controlC0 (deleted)"), ("1", "/dev/input/event5"), ("30", "/dev/null")]
+        {
             fs::create_dir_all(at("proc").join(pid).join("fd")).unwrap();
             symlink(node, at("proc").join(pid).join("fd/7")).unwrap();
             fs::write(at("proc").join(pid).join("comm"), "pipewire\n").unwrap();

@@ -5,14 +5,14 @@
 
 use crate::{
     error::{Error, Result},
-    handover::drivers,
+    handover::{drivers, holders},
     host::{Console, Framebuffer, Function, Host},
     machine::Root,
     pci::{Address, DeviceId},
     step::live::device,
 };
 use serde::{Deserialize, Serialize};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What is handed over as one: a card and all its functions, or a single other function.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,6 +98,9 @@ pub struct Snapshot {
     pub modules: Vec<String>,
     /// Its frame buffers.
     pub framebuffers: Vec<Framebuffer>,
+    /// Its device nodes. While a driver waits for those who have them open, sysfs names them no more.
+    #[serde(default)]
+    pub nodes: Vec<PathBuf>,
     /// All console back ends of the machine.
     pub consoles: Vec<Console>,
 }
@@ -129,6 +132,7 @@ impl Snapshot {
             card: card.clone(),
             modules: loaded.map(|module| (*module).to_owned()).collect(),
             framebuffers: host.framebuffers.iter().filter(own).cloned().collect(),
+            nodes: card.functions.iter().flat_map(|address| holders::nodes(root, *address)).collect(),
             consoles: host.consoles.clone(),
             functions,
         })

@@ -195,7 +195,10 @@ impl Worker<'_, '_> {
     /// A failure on the way to a guest: the card goes home, and the failure is told with how that went.
     fn turn_around(&self, failure: Error) -> Error {
         let _ = self.recorder.say(Event::Note { text: format!("{}: going back", failure.message) });
-        let Err(home) = self.home() else {
+        // Going back is what was promised: it is not asked for, stage by stage.
+        let request = Request { step: false, ..self.request.clone() };
+        let back = Worker { recorder: self.recorder, request: &request };
+        let Err(home) = back.home() else {
             return failure.with_status(Status::Undone).detail("everything is as it was");
         };
         let mut both = failure.with_status(Status::NotUndone).detail(home.message);
