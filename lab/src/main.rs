@@ -52,9 +52,7 @@ fn build() -> Result<()> {
     step("Debian for the host", || Ok(tree::host()?.display().to_string()))?;
     step("gpuferry and agent, static", || Ok(binaries::binaries()?.gpuferry.display().to_string()))?;
     step("kernel and small host", || Ok(small::small()?.base.display().to_string()))?;
-    step("kit for guests in the small host", || {
-        Ok(lab::nested::kit(&small::small()?)?.display().to_string())
-    })?;
+    step("kit for guests in the small host", || Ok(lab::nested::kit()?.display().to_string()))?;
     step("accelerator", || Ok(format!("{:?}", kvm::accelerator())))?;
     step("disk of the full host", || Ok(image::disk()?.display().to_string()))
 }

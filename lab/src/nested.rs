@@ -7,8 +7,8 @@
 //! many for a case.
 
 use crate::cpio::Archive;
-use crate::small::{Small, programs, small};
-use crate::{cache, tree};
+use crate::small::programs;
+use crate::{cache, kernel, tree};
 use anyhow::{Context, Result};
 use std::fs::{self, File};
 use std::io::BufWriter;
@@ -47,21 +47,17 @@ pub fn guest() -> Result<Guest> {
     let tree = tree::host()?;
     let key = format!("{VERSION}\n{}\n{GUEST_INIT}", tree.display());
     let initrd = cache::entry("guest-initrd", key, |path| Ok(fs::write(path, guest_initrd(&tree)?)?))?;
-    Ok(Guest { vmlinux: small()?.kernel.vmlinux, initrd })
+    Ok(Guest { vmlinux: kernel::of_tree(&tree::guest()?, "-cloud-amd64")?.vmlinux, initrd })
 }
 
 /// The archive with the kit.
-pub fn kit(small: &Small) -> Result<PathBuf> {
-    let tree = tree::host()?;
-    let key = format!(
-        "{VERSION}\n{}\n{}\n{GUEST_INIT}{GUEST_QEMU}",
-        tree.display(),
-        small.kernel.vmlinux.display()
-    );
-    cache::entry("guest-kit", key, |path| write_kit(&tree, small, path))
+pub fn kit() -> Result<PathBuf> {
+    let (tree, guest) = (tree::host()?, guest()?);
+    let key = format!("{VERSION}\n{}\n{guest:?}\n{GUEST_QEMU}", tree.display());
+    cache::entry("guest-kit", key, |path| write_kit(&tree, &guest, path))
 }
 
-fn write_kit(tree: &Path, small: &Small, path: &Path) -> Result<()> {
+fn write_kit(tree: &Path, guest: &Guest, path: &Path) -> Result<()> {
     let mut archive = Archive::new(BufWriter::new(File::create(path)?));
     programs(&mut archive, tree, &["usr/bin/qemu-system-x86_64"])?;
     for file in FIRMWARE {
@@ -80,8 +76,8 @@ fn write_kit(tree: &Path, small: &Small, path: &Path) -> Result<()> {
         }
     }
     archive.file("guest/qemu", 0o755, GUEST_QEMU.as_bytes())?;
-    archive.copy("guest/vmlinux", &small.kernel.vmlinux)?;
-    archive.file("guest/initrd", 0o644, &guest_initrd(tree)?)?;
+    archive.copy("guest/vmlinux", &guest.vmlinux)?;
+    archive.copy("guest/initrd", &guest.initrd)?;
     archive.finish()?;
     Ok(())
 }

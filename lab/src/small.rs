@@ -72,7 +72,7 @@ pub fn initramfs(
     };
     append(&small.base)?;
     if with_guest {
-        append(&nested::kit(small)?)?;
+        append(&nested::kit()?)?;
     }
     let mut archive = Archive::new(BufWriter::new(out));
     archive.file("init", 0o755, INIT.as_bytes())?;
