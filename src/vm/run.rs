@@ -187,6 +187,7 @@ impl Guest<'_> {
         if let Firmware::Uefi { code, vars } = &self.spec.firmware {
             self.variables(code, vars)?;
         }
+        self.memory_module();
         self.recorder.say(Event::Begin { label: "start".into(), text: self.spec.name.clone() })?;
         let begun = self.machine.uptime();
         let folder = qemu::folder(&self.spec.name);
@@ -204,6 +205,17 @@ impl Guest<'_> {
         self.keep(state)?;
         self.done(begun)?;
         Ok(qemu)
+    }
+
+    /// Loads the module through which a guest's memory reaches its devices. vfio names it as a soft dependency only
+    /// (drivers/vfio/vfio_main.c), which is lost where vfio-pci was loaded by an initramfs.
+    fn memory_module(&self) {
+        if self.machine.exists(Path::new("/sys/module/vfio_iommu_type1")) {
+            return;
+        }
+        let program = Program::new("/sbin/modprobe", ANSWERS).args(["-b", "--", "vfio_iommu_type1"]);
+        // A kernel that does without it (iommufd alone) is no failure; QEMU says what it lacks.
+        let _ = self.machine.run(&program);
     }
 
     fn done(&self, begun: Duration) -> Result<()> {
