@@ -43,7 +43,7 @@ pub(crate) fn run() -> Result<()> {
     chapter("a guest gets the card")?;
     let vm = format!(
         "gpuferry vm run --name demo --gpu {CARD} --memory 256M --kernel /lab/guest-vmlinux \
-         --initrd /lab/guest-initrd --append 'console=ttyS0 quiet panic=-1' --no-reboot"
+         --initrd /lab/guest-initrd --cpus 1 --append 'console=ttyS0 quiet panic=-1 no_timer_check' --no-reboot 2>&1"
     );
     prompt(&vm)?;
     let job = host.start(&vm);
