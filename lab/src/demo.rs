@@ -67,7 +67,7 @@ pub(crate) fn run() -> Result<()> {
     let after = holders(&host)?;
 
     chapter("undo everything")?;
-    show(&host, "gpuferry revert --yes")?;
+    show(&host, "gpuferry revert")?;
     chapter("the host reboots")?;
     host.try_reboot()?;
     show(&host, "cat /proc/cmdline")?;
