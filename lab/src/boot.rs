@@ -28,6 +28,7 @@ pub struct Plan {
     extra: Vec<Extra>,
     accelerator: Option<Accelerator>,
     patience: Option<Duration>,
+    image: fn() -> Result<PathBuf>,
 }
 
 /// A host of the distribution's kernel and an initramfs: up in seconds, remembers nothing.
@@ -40,6 +41,7 @@ pub fn small_host(machine: Machine) -> Plan {
         extra: Vec::new(),
         accelerator: None,
         patience: None,
+        image: image::disk,
     }
 }
 
@@ -61,6 +63,18 @@ impl Plan {
     #[must_use]
     pub fn with_guest(self) -> Self {
         Self { with_guest: true, ..self }
+    }
+
+    /// The full host has nouveau, `snd_hda_intel` and bochs in its initramfs: drivers that compete for the cards.
+    #[must_use]
+    pub fn with_competition(self) -> Self {
+        Self { image: image::disk_competition, ..self }
+    }
+
+    /// The full host has a second kernel; it boots the same one.
+    #[must_use]
+    pub fn with_two_kernels(self) -> Self {
+        Self { image: image::disk_two_kernels, ..self }
     }
 
     /// The small host finds this file, readable by all.
@@ -145,7 +159,7 @@ pub(crate) fn switch_on(
         sockets: place.sockets().to_owned(),
         share: place.share(),
         accelerator,
-        start: if plan.is_full { disk(place)? } else { kernel(plan, place)? },
+        start: if plan.is_full { disk(plan, place)? } else { kernel(plan, place)? },
         uefi: (plan.machine.firmware == Firmware::Uefi).then(|| uefi(place)).transpose()?,
     };
     let boot_done = BootDone::default();
@@ -197,7 +211,7 @@ fn kernel(plan: &Plan, place: &Place) -> Result<Start> {
 }
 
 /// The host's own disk: a thin layer over the image that all hosts share.
-fn disk(place: &Place) -> Result<Start> {
+fn disk(plan: &Plan, place: &Place) -> Result<Start> {
     let binaries = binaries()?;
     for (name, from) in [("gpuferry", &binaries.gpuferry), ("lab-agent", &binaries.agent)] {
         let to = place.share().join(name);
@@ -205,7 +219,7 @@ fn disk(place: &Place) -> Result<Start> {
     }
     let disk = place.file("disk.qcow2");
     if !disk.exists() {
-        let base = image::disk()?;
+        let base = (plan.image)()?;
         let output = tree::tools()?
             .qemu_img()
             .args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"])
