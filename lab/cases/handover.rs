@@ -145,7 +145,9 @@ fn a_card_that_was_lent_before_stays_lent() {
         "gpuferry vm run --gpu 0000:02:00.0 --memory 256M --cpus 1 --accel tcg --kernel /guest/vmlinux \
          --initrd /guest/initrd --append 'console=ttyS0 quiet panic=-1' --no-reboot",
     );
-    let said = guest.end();
+    // Emulated inside the emulation: a minute where nothing else runs.
+    let said = guest.wait(Duration::from_secs(420));
+    let said = said.unwrap_or_else(|| panic!("the guest does not end: {}", guest.stdout()));
     assert_eq!(said.end, End::Exit(0), "{}", said.text());
     assert!(said.stdout().contains("10de:2204") && said.stdout().contains("10de:1aef"), "{}", said.text());
     host.expect_driver("0000:02:00.0", "vfio-pci").expect_driver("0000:02:00.1", "vfio-pci");
