@@ -1,6 +1,6 @@
 //! A card that the host uses goes to a guest and comes home: drivers, frame buffer, consoles, and what is seen.
 
-use lab::{End, Host, Machine, screen::Screen, small_host};
+use lab::{End, Host, Machine, full_host, screen::Screen, small_host};
 use std::time::Duration;
 
 const CARD: &str = "0000:01:00.0";
@@ -240,4 +240,31 @@ fn what_cannot_go_is_refused() {
     host.run(network).ok();
     host.run("gpuferry detach 0000:04:00.0").status(3).complains("192.0.2.7");
     host.expect_driver("0000:04:00.0", "e1000e");
+}
+
+/// With systemd the worker is a unit of its own, which starts it again when it is killed.
+#[test]
+fn with_systemd_a_unit_carries_it_out() {
+    let host = full_host(Machine::twin_bochs()).boot();
+    let before = consoles(&host);
+    host.run(&format!("gpuferry detach {CARD}")).ok().prints("is lent");
+    lent(&host);
+    host.run("journalctl -u gpuferry-card-0000-01-00 --no-pager").ok().prints("gpuferry-card-0000-01-00");
+    host.run(&format!("gpuferry reattach {CARD}")).ok();
+    home(&host);
+    assert_eq!(consoles(&host), before);
+
+    let asked = host.start(&format!(
+        "rm -f /tmp/no; (echo y; echo y; echo y; until [ -e /tmp/no ]; do sleep 0.1; done) | \
+         gpuferry detach {CARD} --step 2>&1"
+    ));
+    asked.wait_for("? release 01:00.0", PATIENCE);
+    host.expect_driver(AUDIO, None);
+    host.run("systemctl kill -s KILL gpuferry-card-0000-01-00").ok();
+    host.run("touch /tmp/no").ok();
+    asked.wait_for("the worker was killed", PATIENCE);
+    asked.wait_for("everything is as it was", PATIENCE);
+    home(&host);
+    assert_eq!(consoles(&host), before);
+    host.run("gpuferry history").ok().prints("snd_hda_intel/unbind");
 }
