@@ -350,10 +350,13 @@ impl Guest<'_> {
             let text = match found {
                 Some(device) => {
                     let ((vendor, id), (bus, slot, function)) = (device.id, device.at);
-                    format!(
-                        "{} is inside as {bus:02x}:{slot:02x}.{function} [{vendor:04x}:{id:04x}]",
-                        item.host
-                    )
+                    // Bus 255: the firmware has not numbered the port that it is behind.
+                    let at = if bus == 0xff {
+                        "inside".into()
+                    } else {
+                        format!("inside as {bus:02x}:{slot:02x}.{function}")
+                    };
+                    format!("{} is {at} [{vendor:04x}:{id:04x}]", item.host)
                 }
                 None => format!("{} is not on the guest's bus yet", item.host),
             };
