@@ -33,17 +33,17 @@ const FIRMWARE: [&str; 7] = [
 ];
 const QEMU_MODULES: &str = "usr/lib/x86_64-linux-gnu/qemu";
 
-/// A guest for a full host, which has a QEMU of its own: see [`crate::Host::share`].
+/// A guest's system.
 #[derive(Debug)]
-pub struct Guest {
+struct Guest {
     /// Its kernel.
-    pub vmlinux: PathBuf,
+    vmlinux: PathBuf,
     /// Its initramfs; it prints the guest's PCI devices, then powers off.
-    pub initrd: PathBuf,
+    initrd: PathBuf,
 }
 
 /// The guest's two files.
-pub fn guest() -> Result<Guest> {
+fn guest() -> Result<Guest> {
     let tree = tree::host()?;
     let key = format!("{VERSION}\n{}\n{GUEST_INIT}", tree.display());
     let initrd = cache::entry("guest-initrd", key, |path| Ok(fs::write(path, guest_initrd(&tree)?)?))?;
