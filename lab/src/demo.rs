@@ -39,7 +39,8 @@ pub(crate) fn run() -> Result<()> {
     // The emulated processor has SVM, so the host offers KVM; emulated twice it is slower than QEMU's own emulation.
     let vm = format!("gpuferry vm run --name demo --gpu {CARD} --memory 256M --accel tcg --cpus 1 2>&1");
     prompt(&vm)?;
-    let job = host.start(&vm);
+    // In the shell's place: the signal below is for gpuferry.
+    let job = host.start(&format!("exec {vm}"));
     let mut printed = Printed::default();
     while printed.so_far.matches("is inside as").count() < 2 {
         ensure!(job.is_running(), "`{vm}` ended: {}", job.stdout());
