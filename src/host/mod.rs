@@ -23,7 +23,7 @@ mod storage;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use observe::observe;
+pub use observe::{conclude, observe};
 
 use crate::{
     error::{Error, Result},

@@ -26,12 +26,18 @@ pub fn observe(root: &dyn Root) -> Host {
     host.network = network::network(&look);
     host.keyboards = input::keyboards(&look);
     host.systemd = look.exists("/run/systemd/system");
-    host.gpus = gpu::gpus(&host);
     let mut displays = console::displays(&look);
+    host.unseen = look.unseen();
+    conclude(&mut host);
     for gpu in &mut host.gpus {
         gpu.displays = displays.remove(&gpu.address);
     }
-    host.unseen = look.unseen();
-    judge::gpus(&mut host);
     host
+}
+
+/// Cards, and the verdict on them, from the functions and groups that are known: the last step of every way to a
+/// [`Host`].
+pub fn conclude(host: &mut Host) {
+    host.gpus = gpu::gpus(host);
+    judge::gpus(host);
 }
