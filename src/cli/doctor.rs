@@ -1,6 +1,6 @@
 //! `gpuferry doctor`: what is wrong, why, and what helps.
 
-use super::{Context, inspect, print, render::wrap};
+use super::{Context, print, render::wrap, source::look};
 use crate::{
     error::{Error, Result, Status},
     host::log,
@@ -16,8 +16,8 @@ pub struct Doctor {}
 impl Doctor {
     #[allow(clippy::unused_self, reason = "every verb is run the same way")]
     pub(super) fn run(&self, context: &Context) -> Result<Status> {
-        let (root, mut host) = inspect::look(context)?;
-        let log = log::kernel(&root).map_err(|sentence| host.unseen.push(sentence)).ok();
+        let (root, mut host) = look(context)?;
+        let log = log::kernel(root.as_ref()).map_err(|sentence| host.unseen.push(sentence)).ok();
         let findings = judge::doctor(&host, log.as_ref());
         let text = if context.json { json(&findings)? } else { text(&findings, &host.unseen) };
         print(&text)?;

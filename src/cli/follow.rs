@@ -20,7 +20,7 @@ use std::{
 
 /// The running machine, for verbs that change it. A saved tree cannot be changed.
 pub(super) fn this_machine(context: &Context, verb: &str) -> Result<Live> {
-    if context.host.is_some() {
+    if !context.host.is_empty() {
         return Err(Error::usage(format!(
             "`{verb}` acts on this machine; --host is for verbs that only look"
         )));

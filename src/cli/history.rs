@@ -1,11 +1,11 @@
 //! `gpuferry history`: everything that was ever changed, with its time.
 
-use super::{Context, inspect::look, print};
+use super::{Context, print, source::look};
 use crate::{
     error::{Error, Result, Status},
     handover::record::{self as handover, Event},
     journal::record::{self, Change, Record, State},
-    machine::{Root, live::Live},
+    machine::Root,
 };
 use clap::Args;
 use std::{fmt::Write, path::Path};
@@ -17,9 +17,10 @@ pub struct History {}
 impl History {
     pub(super) fn run(context: &Context) -> Result<Status> {
         let (root, _) = look(context)?;
-        readable(&root)?;
-        let changes = record::load(&root)?;
-        let mut log = handover::lines(&root, Path::new(handover::LOG));
+        let root = root.as_ref();
+        readable(root)?;
+        let changes = record::load(root)?;
+        let mut log = handover::lines(root, Path::new(handover::LOG));
         log.sort_by_key(|line| line.time_ms);
         if context.json {
             let changes: Vec<_> = changes.iter().map(json).collect();
@@ -42,7 +43,7 @@ impl History {
 }
 
 /// The state folder is root's alone: without permission "nothing" would be a lie.
-fn readable(root: &Live) -> Result<()> {
+fn readable(root: &dyn Root) -> Result<()> {
     let path = Path::new(crate::journal::STATE);
     match root.list(path) {
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {

@@ -6,15 +6,15 @@ use super::{
         WIDTH, class_word, fit, holds, kind_word, link_words, short_name, used_for, verdict_word, wrap,
     },
     screen,
+    source::look,
 };
 use crate::{
-    error::{Error, Result, Status, said},
-    host::{self, Function, Gpu, Host, Source},
+    error::{Error, Result, Status},
+    host::{Function, Gpu, Host},
     judge,
-    machine::live::Live,
 };
 use clap::{Args, ValueEnum};
-use std::{fmt::Write, path::Path};
+use std::fmt::Write;
 
 /// What `gpuferry inspect` is told.
 #[derive(Debug, Args)]
@@ -50,23 +50,6 @@ pub(super) fn first_screen(context: &Context) -> Result<Status> {
     let (_, host) = look(context)?;
     print(&if context.json { json(&host)? } else { screen::screen(&host) })?;
     Ok(Status::Done)
-}
-
-/// Opens this machine or the saved tree, and looks at it.
-pub(super) fn look(context: &Context) -> Result<(Live, Host)> {
-    let folder = context.host.as_deref().unwrap_or(Path::new("/"));
-    let root = Live::open(folder).map_err(|error| {
-        Error::usage(format!("cannot open {}: {}", folder.display(), said(&error)))
-            .hint("--host takes a folder that holds a saved sys/, proc/ and etc/")
-    })?;
-    let mut host = host::observe(&root);
-    if context.host.is_some() {
-        host.source = Source::Capture;
-        if host.functions.is_empty() {
-            host.unseen.push(format!("{} holds no sys/bus/pci/devices", folder.display()));
-        }
-    }
-    Ok((root, host))
 }
 
 fn json(host: &Host) -> Result<String> {

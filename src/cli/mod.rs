@@ -13,6 +13,7 @@ mod reattach;
 mod render;
 mod revert;
 mod screen;
+mod source;
 mod status;
 mod vm;
 
@@ -30,9 +31,10 @@ pub struct Cli {
     /// Print JSON instead of text.
     #[arg(long, global = true)]
     pub json: bool,
-    /// Look at a saved tree instead of this machine (read-only verbs).
-    #[arg(long, global = true, value_name = "DIR")]
-    pub host: Option<PathBuf>,
+    /// Look at what was saved instead of this machine (read-only verbs): a capture, a folder or archive with a saved
+    /// sys/, pasted text, or `-` for standard input. May be given several times; the facts are put together.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub host: Vec<PathBuf>,
     /// What to do; without it, the machine and the next step are shown.
     #[command(subcommand)]
     pub verb: Option<Verb>,
@@ -80,8 +82,8 @@ pub enum Verb {
 pub struct Context {
     /// Print JSON instead of text.
     pub json: bool,
-    /// The tree to look at instead of this machine.
-    pub host: Option<PathBuf>,
+    /// What to look at instead of this machine.
+    pub host: Vec<PathBuf>,
 }
 
 /// Runs the program on these words and returns its exit status.

@@ -1,6 +1,6 @@
 //! `gpuferry plan`: what would change, as a diff. Changes nothing but the file it is told to write.
 
-use super::{Context, inspect::look, print};
+use super::{Context, print, source::look};
 use crate::{
     error::{Error, Result, Status},
     journal::run,
@@ -59,9 +59,9 @@ impl Cards {
 }
 
 /// A plan for this goal on the machine as it is now, with the files that it was made from.
-pub(super) fn make(context: &Context, goal: &Goal) -> Result<(Live, Sources, FilePlan)> {
+pub(super) fn make(context: &Context, goal: &Goal) -> Result<(Box<dyn Root>, Sources, FilePlan)> {
     let (root, host) = look(context)?;
-    let sources = Sources::read(&root)?;
+    let sources = Sources::read(root.as_ref())?;
     let plan = files(&host, &sources, goal)?;
     Ok((root, sources, plan))
 }
@@ -71,8 +71,8 @@ impl Plan {
         let PlanGoal::Static { cards, output } = &self.goal;
         let (root, sources, plan) = make(context, &cards.goal())?;
         // Where the journal can be read: half a change is no state to plan from.
-        if crate::journal::record::load(&root).is_ok() {
-            run::refuse_unfinished(&root)?;
+        if crate::journal::record::load(root.as_ref()).is_ok() {
+            run::refuse_unfinished(root.as_ref())?;
         }
         let json = json(&plan)?;
         if let Some(path) = output {
