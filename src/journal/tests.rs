@@ -210,7 +210,7 @@ fn no_room_and_read_only_change_nothing() {
         let before = sim.tree(&WATCHED);
         {
             let mut world = sim.0.borrow_mut();
-            (world.free, world.read_only) = (free, read_only);
+            (world.disk.free, world.disk.read_only) = (free, read_only);
         }
         let error = apply_now(&sim, planned(&sim, WORD)).unwrap_err();
         assert_eq!(error.status, Status::Undone, "{error}");
