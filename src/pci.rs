@@ -16,6 +16,12 @@ pub struct ParseError {
     right: &'static str,
 }
 
+impl ParseError {
+    pub(crate) fn new(text: &str, what: &'static str, right: &'static str) -> Self {
+        Self { text: text.to_owned(), what, right }
+    }
+}
+
 /// The address of a PCI function: domain, bus, device (5 bits), function (3 bits).
 ///
 /// Good for one boot only: bus numbers move when a card is added. What stays is the [`DevicePath`].

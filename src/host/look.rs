@@ -9,12 +9,19 @@ use std::{cell::RefCell, io, path::Path};
 /// The door, and what stayed closed.
 pub(super) struct Look<'r> {
     pub(super) root: &'r dyn Root,
+    /// Whether a sleeping device may be woken to be looked at.
+    pub(super) wake: bool,
     unseen: RefCell<Vec<String>>,
 }
 
 impl<'r> Look<'r> {
     pub(super) fn new(root: &'r dyn Root) -> Self {
-        Self { root, unseen: RefCell::default() }
+        Self { root, wake: false, unseen: RefCell::default() }
+    }
+
+    /// As [`Look::new`], and may wake sleeping devices.
+    pub(super) fn waking(root: &'r dyn Root) -> Self {
+        Self { wake: true, ..Self::new(root) }
     }
 
     /// What could not be seen, once each.
@@ -59,6 +66,11 @@ impl<'r> Look<'r> {
     /// The first bytes of a file.
     pub(super) fn start(&self, path: &str, length: usize) -> Option<Vec<u8>> {
         self.kept(path, self.root.read_start(Path::new(path), length))
+    }
+
+    /// Bytes of a file from an offset on; nothing where it is shorter.
+    pub(super) fn part(&self, path: &str, offset: usize, length: usize) -> Option<Vec<u8>> {
+        self.kept(path, self.root.read_at(Path::new(path), offset as u64, length))
     }
 
     /// The names in a folder, sorted. Names that are no UTF-8 are no names of the kernel's.

@@ -5,6 +5,7 @@
 //! planning are pure functions over this; nothing here decides anything.
 
 mod boot;
+pub mod config;
 mod console;
 mod cpu;
 mod firmware;
@@ -19,11 +20,14 @@ mod names;
 mod network;
 mod observe;
 mod pci;
+mod regions;
 mod storage;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use observe::{conclude, observe};
+pub use config::Config;
+pub use observe::{conclude, observe, observe_waking};
+pub use regions::{Region, RegionKind};
 
 use crate::{
     error::{Error, Result},
@@ -272,6 +276,18 @@ pub struct Function {
     /// The physical function that this virtual function (SR-IOV) belongs to.
     #[serde(default)]
     pub physical_function: Option<Address>,
+    /// What its config space says. `None`: not told, or reading it would wake the device.
+    #[serde(default)]
+    pub config: Option<Config>,
+    /// Its regions of memory and I/O ports. `None`: not told.
+    #[serde(default)]
+    pub regions: Option<Vec<Region>>,
+    /// Ways in which the kernel would reset it, first to last (`flr`, `bus`, …). `None`: not told.
+    #[serde(default)]
+    pub reset_methods: Option<Vec<String>>,
+    /// Whether the kernel may cut its power (`d3cold_allowed`).
+    #[serde(default)]
+    pub d3cold_allowed: Option<bool>,
 }
 
 impl Function {
@@ -299,6 +315,10 @@ impl Function {
             linked: Vec::new(),
             modalias: None,
             physical_function: None,
+            config: None,
+            regions: None,
+            reset_methods: None,
+            d3cold_allowed: None,
         }
     }
 

@@ -10,7 +10,15 @@ use crate::{judge, machine::Root};
 
 /// The machine behind a door.
 pub fn observe(root: &dyn Root) -> Host {
-    let look = Look::new(root);
+    look_at(Look::new(root))
+}
+
+/// As [`observe`], and wakes sleeping devices to read their config space.
+pub fn observe_waking(root: &dyn Root) -> Host {
+    look_at(Look::waking(root))
+}
+
+fn look_at(look: Look) -> Host {
     let mut host = Host::unknown(Source::Live);
     host.cpu = cpu::cpu(&look);
     host.kernel = kernel::kernel(&look);

@@ -2,19 +2,22 @@
 //!
 //! Ids and class come from `modalias`, not from `uevent`: in some kernels (6.10) reading `uevent` takes the device
 //! lock, which a driver that does not let go holds for as long as it likes. Config space and the link attributes
-//! are accesses to the device; they are left alone while it sleeps.
+//! are accesses to the device; they are left alone while it sleeps, unless they were asked for.
 
 use super::{
-    Function, Link,
+    Config, Function, Link,
     look::{Look, full_address},
+    regions::{Region, parse_resize, parse_resource},
 };
 use crate::pci::{Address, Class, DevicePath};
 use std::{io, path::PathBuf};
 
 const DEVICES: &str = "/sys/bus/pci/devices";
 
-/// Bytes of config space up to and with the header type; reading more would be more accesses to the device.
-const HEADER: usize = 16;
+/// Bytes of config space that are read at first; others than root are given 64 of them. Of extended config space, what
+/// its capabilities need is read in blocks: every byte is an access to the device.
+const CONVENTIONAL: usize = 256;
+const BLOCK: usize = 64;
 
 /// Every function, by address.
 pub(super) fn functions(look: &Look) -> Vec<Function> {
@@ -84,23 +87,44 @@ fn function(look: &Look, address: Address) -> Function {
     let runtime = look.text(&at("power/runtime_status"));
     let awake = is_awake(power_state.as_deref(), runtime.as_deref());
     function.power = power_state.filter(|state| state != "unknown" && state != "error");
-    if awake {
-        let config = if has("config") { look.start(&at("config"), HEADER) } else { None };
-        function.header_type = config.as_deref().and_then(parse_header_type);
-        function.link = if has("current_link_speed") || has("max_link_speed") {
+    if has("resource") {
+        function.regions = look.text(&at("resource")).map(|text| regions(&text, &names));
+    }
+    // Written by root, read by all, under no lock (drivers/pci/pci.c, `reset_method_show`).
+    function.reset_methods =
+        text("reset_method").map(|methods| methods.split_whitespace().map(str::to_owned).collect());
+    function.d3cold_allowed = text("d3cold_allowed").and_then(|flag| parse_flag(&flag));
+    if awake || look.wake {
+        if let Some(config) = has("config").then(|| config(look, &at("config"))).flatten() {
+            function.set_config(config);
+        }
+        if function.link.is_none() && (has("current_link_speed") || has("max_link_speed")) {
             let lanes = |name: &str| text(name).and_then(|text| parse_width(&text));
             let speed = |name: &str| text(name).and_then(|text| parse_speed(&text));
-            known(Link {
+            function.link = known(Link {
                 speed_gts: speed("current_link_speed"),
                 width: lanes("current_link_width"),
                 max_speed_gts: speed("max_link_speed"),
                 max_width: lanes("max_link_width"),
-            })
-        } else {
-            None
-        };
+            });
+        }
     }
     function
+}
+
+/// What config space says, as far as it may be read.
+fn config(look: &Look, path: &str) -> Option<Config> {
+    let first = look.start(path, CONVENTIONAL)?;
+    Some(Config::read(&first, |at| look.part(path, at, BLOCK)))
+}
+
+fn regions(resource: &str, names: &[String]) -> Vec<Region> {
+    let resizable: Vec<u8> = names.iter().filter_map(|name| parse_resize(name)).collect();
+    let mut regions = parse_resource(resource);
+    for region in &mut regions {
+        region.resizable = resizable.contains(&region.index);
+    }
+    regions
 }
 
 /// What a modalias of a PCI function says: `pci:v000010DEd00002204sv00001458sd0000403Bbc03sc00i00`
@@ -198,12 +222,6 @@ fn is_awake(power_state: Option<&str>, runtime: Option<&str>) -> bool {
     powered && matches!(runtime, None | Some("active" | "unsupported"))
 }
 
-/// Byte 14 of config space, without its multifunction bit. All ones: the device did not answer.
-fn parse_header_type(config: &[u8]) -> Option<u8> {
-    let header = *config.get(14)?;
-    if header == 0xff { None } else { Some(header & 0x7f) }
-}
-
 /// `16.0 GT/s PCIe`; `Unknown` (`Unknown speed` in older kernels) is none.
 fn parse_speed(text: &str) -> Option<f64> {
     let number: f64 = text.split_whitespace().next()?.parse().ok()?;
@@ -279,15 +297,6 @@ mod tests {
             (parse_width("16"), parse_width("255"), parse_width("0"), parse_width("63")),
             (Some(16), None, None, None)
         );
-    }
-
-    #[test]
-    fn a_header_type_has_no_multifunction_bit() {
-        let mut config = [0; 64];
-        config[14] = 0x81;
-        assert_eq!(parse_header_type(&config), Some(1));
-        assert_eq!(parse_header_type(&[0xff; 64]), None);
-        assert_eq!(parse_header_type(&[0; 14]), None);
     }
 
     #[test]

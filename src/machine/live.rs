@@ -107,12 +107,16 @@ impl Root for Live {
     }
 
     fn read_start(&self, path: &Path, length: usize) -> io::Result<Vec<u8>> {
+        self.read_at(path, 0, length)
+    }
+
+    fn read_at(&self, path: &Path, offset: u64, length: usize) -> io::Result<Vec<u8>> {
         let file = self.at(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, 0)?;
         let mut bytes = vec![0; length];
         let mut filled = 0;
         // No read may be larger than what was asked for: the kernel would fetch it from the device.
         while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-            match rustix::io::read(&file, rest) {
+            match rustix::io::pread(&file, rest, offset + filled as u64) {
                 Ok(0) => break,
                 Ok(count) => filled += count,
                 Err(Errno::INTR) => {}

@@ -72,6 +72,13 @@ pub trait Root {
         bytes.truncate(length);
         Ok(bytes)
     }
+    /// At most `length` bytes from an offset on: for attributes whose every byte is an access to a device. Nothing
+    /// where the file is shorter.
+    fn read_at(&self, path: &Path, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        let mut bytes = self.read_start(path, offset.saturating_add(length))?;
+        Ok(if offset < bytes.len() { bytes.split_off(offset) } else { Vec::new() })
+    }
     /// Files that may be read only under a lock that a stuck driver can hold for ever; one that hangs is
     /// [`io::ErrorKind::TimedOut`]. As many results as paths.
     fn read_apart(&self, paths: &[PathBuf]) -> Vec<io::Result<Vec<u8>>> {
@@ -113,6 +120,18 @@ pub trait Root {
 impl<R: Root + ?Sized> Root for &R {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         (**self).read(path)
+    }
+    fn read_start(&self, path: &Path, length: usize) -> io::Result<Vec<u8>> {
+        (**self).read_start(path, length)
+    }
+    fn read_at(&self, path: &Path, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+        (**self).read_at(path, offset, length)
+    }
+    fn read_apart(&self, paths: &[PathBuf]) -> Vec<io::Result<Vec<u8>>> {
+        (**self).read_apart(paths)
+    }
+    fn kernel_log(&self) -> io::Result<Vec<u8>> {
+        (**self).kernel_log()
     }
     fn list(&self, path: &Path) -> io::Result<Vec<OsString>> {
         (**self).list(path)
