@@ -46,6 +46,7 @@ pub mod host;
 pub mod journal;
 pub mod judge;
 pub mod machine;
+pub mod paste;
 pub mod pci;
 pub mod plan;
 pub mod step;

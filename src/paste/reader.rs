@@ -1,0 +1,227 @@
+//! Goes through a text line by line and gives each to the parser of its form.
+//!
+//! Keeps what later lines depend on: the group whose members follow, the function whose details follow. Decides
+//! nothing about what the facts mean.
+
+use super::{
+    Text, device,
+    facts::Facts,
+    group,
+    lines::{self, Line},
+    log,
+    words::{addresses, leading_address},
+};
+use crate::pci::Address;
+
+/// Notes about one text.
+const MAX_NOTES: usize = 12;
+
+/// A group whose members follow.
+#[derive(Debug)]
+struct Members {
+    group: u32,
+    /// The members' own indent, and the last of them.
+    first: Option<(usize, Address)>,
+    last: Option<Address>,
+    /// The first member stood beside the heading: members that follow are set off from it.
+    beside: bool,
+    /// A blank line came.
+    blank: bool,
+    /// A folder as `ls` prints it: every address on the lines that follow.
+    folder: bool,
+}
+
+struct Reader<'f> {
+    facts: &'f mut Facts,
+    members: Option<Members>,
+    device: Option<Address>,
+    understood: usize,
+    /// Lines that look like a listing and are not understood.
+    odd: Vec<usize>,
+}
+
+/// Reads a text.
+pub(super) fn read(facts: &mut Facts, text: &Text, notes: &mut Vec<String>) {
+    let begin = text.text.trim_start_matches(['\u{feff}', ' ', '\t', '\r', '\n']);
+    if looks_like_json(begin) {
+        notes.push(format!("{}: JSON, which is not read as a listing", text.name));
+        return;
+    }
+    let (lines, whole) = lines::lines(&text.text);
+    let mut reader = Reader { facts, members: None, device: None, understood: 0, odd: Vec::new() };
+    for line in &lines {
+        reader.line(line);
+    }
+    let (understood, odd) = (reader.understood, reader.odd);
+    for range in ranges(&odd).into_iter().take(MAX_NOTES) {
+        notes.push(format!("{}: {range} looks like a listing and is not understood", text.name));
+    }
+    if odd.len() > MAX_NOTES {
+        notes.push(format!("{}: {} lines in all are not understood", text.name, odd.len()));
+    }
+    if understood == 0 {
+        notes.push(format!("{}: nothing in it is a listing that is known here", text.name));
+    }
+    if !whole {
+        notes.push(format!("{}: its end, or the end of very long lines, was not read", text.name));
+    }
+}
+
+/// JSON says so at once; a listing's brackets are followed by something else.
+fn looks_like_json(text: &str) -> bool {
+    let inside = text.strip_prefix('{').or_else(|| text.strip_prefix('['));
+    inside.is_some_and(|inside| inside.trim_start().starts_with(['"', '{', '}']))
+}
+
+/// `line 7`, `lines 9 to 12`.
+fn ranges(lines: &[usize]) -> Vec<String> {
+    let mut ranges: Vec<(usize, usize)> = Vec::new();
+    for &line in lines {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == line => *last = line,
+            _ => ranges.push((line, line)),
+        }
+    }
+    let words = |(first, last): &(usize, usize)| {
+        if first == last { format!("line {first}") } else { format!("lines {first} to {last}") }
+    };
+    ranges.iter().map(words).collect()
+}
+
+impl Reader<'_> {
+    fn line(&mut self, line: &Line) {
+        if line.is_blank() {
+            if let Some(members) = &mut self.members {
+                members.blank = members.first.is_some();
+            }
+            self.device = None;
+            return;
+        }
+        let text = &line.text;
+        if log::line(self.facts, text)
+            || self.path_line(line)
+            || self.heading_line(line)
+            || self.device_line(line)
+            || self.detail_line(line)
+            || log::driver(self.facts, text)
+        {
+            self.understood += 1;
+            return;
+        }
+        if line.indent == 0 {
+            self.members = None;
+            self.device = None;
+        }
+        if leading_address(&line.text).is_some() {
+            self.odd.push(line.number);
+        }
+    }
+
+    fn path_line(&mut self, line: &Line) -> bool {
+        let paths = group::paths(&line.text);
+        for path in &paths {
+            match path {
+                group::Path::Member(group, address) => self.facts.group(*address, *group),
+                group::Path::Folder(group) => {
+                    self.members = Some(Members::of(*group));
+                    if let Some(members) = &mut self.members {
+                        members.folder = true;
+                    }
+                }
+            }
+        }
+        if !paths.is_empty() {
+            self.device = None;
+            return true;
+        }
+        let Some(members) = self.members.as_ref().filter(|members| members.folder) else { return false };
+        let group = members.group;
+        // `ls -l`: the name, then where it leads.
+        let names = line.text.split(" -> ").next().unwrap_or_default();
+        let found = addresses(names);
+        let only = !found.is_empty() && device::parse(&line.text).is_none_or(|device| !device.is_certain());
+        if only {
+            for (address, _, _) in found {
+                self.facts.group(address, group);
+            }
+        }
+        only
+    }
+
+    fn heading_line(&mut self, line: &Line) -> bool {
+        let Some((group, rest)) = group::heading(&line.text) else { return false };
+        let mut members = Members::of(group);
+        self.device = None;
+        if let Some(found) = device::parse(rest) {
+            members.beside = true;
+            members.first = Some((line.indent, found.address));
+            members.last = Some(found.address);
+            self.facts.row(&found);
+            self.facts.group(found.address, group);
+            self.device = Some(found.address);
+            if !found.is_certain() && rest.len() > 12 {
+                self.odd.push(line.number);
+            }
+        }
+        self.members = Some(members);
+        true
+    }
+
+    fn device_line(&mut self, line: &Line) -> bool {
+        let Some(found) = device::parse(&line.text) else { return false };
+        let group = found.group.or_else(|| self.member_of(line, found.address));
+        if !found.is_certain() && group.is_none() {
+            return false;
+        }
+        if !found.is_certain() {
+            self.odd.push(line.number);
+        }
+        self.facts.row(&found);
+        if let Some(group) = group {
+            self.facts.group(found.address, group);
+        }
+        self.device = Some(found.address);
+        true
+    }
+
+    /// The group that a function belongs to because of the heading above it. Ends the group's members where the
+    /// function cannot be one.
+    fn member_of(&mut self, line: &Line, address: Address) -> Option<u32> {
+        let members = self.members.as_mut()?;
+        let set_off = line.text.starts_with(['[', '|', '│', '(', '├', '└', '\\']);
+        let follows = match members.first {
+            None => true,
+            Some(_) if members.beside => line.indent > 0 || set_off,
+            Some((indent, _)) if indent > 0 => line.indent > 0,
+            // Nothing is indented: a blank line, or an address that goes back, begins another listing.
+            Some(_) => !members.blank && members.last.is_none_or(|last| last < address),
+        };
+        if !follows {
+            self.members = None;
+            return None;
+        }
+        members.first.get_or_insert((line.indent, address));
+        members.last = Some(address);
+        Some(members.group)
+    }
+
+    fn detail_line(&mut self, line: &Line) -> bool {
+        let Some(address) = self.device else { return false };
+        let Some(fact) = self.facts.known(address) else { return false };
+        if let Some(rest) = line.text.strip_prefix("Kernel driver in use:") {
+            fact.driver(device::driver_name(rest));
+            return true;
+        }
+        if let Some(group) = group::mentioned(&line.text) {
+            self.facts.group(address, group);
+            return true;
+        }
+        line.indent > 0
+    }
+}
+
+impl Members {
+    fn of(group: u32) -> Self {
+        Self { group, first: None, last: None, beside: false, blank: false, folder: false }
+    }
+}
