@@ -176,7 +176,7 @@ fn a_write_that_hangs_is_named_and_ends_with_its_holder() {
     let before = consoles(&host);
     let asked = host.start(&format!(
         "(echo y; echo y; until [ -e /tmp/held ]; do sleep 0.1; done; echo y; sleep 1000) | \
-         gpuferry detach {CARD} --step --timeout 3 2>&1"
+         gpuferry detach {CARD} --step --patience 3 2>&1"
     ));
     asked.wait_for("? release 01:00.1", PATIENCE);
     let holder = host.start("exec 3< /dev/snd/controlC0; touch /tmp/held; exec sleep 1000");

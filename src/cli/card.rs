@@ -6,7 +6,8 @@ use crate::{
     handover::{
         client,
         record::RUN,
-        worker::{self, Request, Way},
+        unused,
+        worker::{self, Outcome, Request, Way},
     },
     pci::Address,
     vm::run,
@@ -25,6 +26,12 @@ pub struct Card {
 enum Part {
     /// Carry one hand-over out.
     Work(Work),
+    /// Bring a card home that was lent on trial, when nobody takes it in time.
+    Trial {
+        address: Address,
+        #[arg(long)]
+        op: String,
+    },
     /// Start and watch a guest.
     Guest {
         name: String,
@@ -52,6 +59,10 @@ struct Work {
     #[arg(long)]
     step: bool,
     #[arg(long)]
+    stop: Vec<String>,
+    #[arg(long)]
+    home_after: Option<u64>,
+    #[arg(long)]
     guest: Option<String>,
 }
 
@@ -61,6 +72,7 @@ impl Card {
         let machine = this_machine(context, "card")?;
         match self.part {
             Part::Keep { words } => client::keep(&machine, &words, &Path::new(RUN).join("worker.log")),
+            Part::Trial { address, op } => unused::watch(&machine, address, &op).map(|()| Status::Done),
             Part::Guest { name, op } => run::work(&machine, &name, &op).map(|()| Status::Done),
             Part::Work(work) => {
                 let request = Request {
@@ -70,9 +82,15 @@ impl Card {
                     together: work.with,
                     limit: Duration::from_secs(work.limit),
                     step: work.step,
+                    stop: work.stop,
+                    home_after: work.home_after.map(Duration::from_secs),
                     guest: work.guest,
                 };
-                worker::work(&machine, &request).map(|_| Status::Done)
+                let outcome = worker::work(&machine, &request)?;
+                if outcome == Outcome::Lent {
+                    unused::start(&machine, &request)?;
+                }
+                Ok(Status::Done)
             }
         }
     }

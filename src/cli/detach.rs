@@ -2,6 +2,7 @@
 
 use super::{
     Context,
+    consent::may_stop,
     follow::{asked, can_ask, carry_out, need_root, nothing_hangs, this_machine},
     print,
 };
@@ -11,6 +12,7 @@ use crate::{
         client::new_op,
         preflight, record,
         snapshot::Card,
+        stop,
         worker::{Request, Way, held},
     },
     host::{self, Host},
@@ -26,9 +28,16 @@ pub struct Detach {
     /// The cards: any of their functions, as 0000:01:00.0.
     #[arg(required = true, value_name = "ADDR")]
     pub addresses: Vec<Address>,
+    /// Bring it home by itself after this long, unless a guest has taken it or `gpuferry keep` was said.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86400))]
+    pub timeout: Option<u64>,
     /// How long one write may take before it counts as hanging.
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
-    pub timeout: u64,
+    pub patience: u64,
+    /// Who may be stopped for it without being asked about: a unit, `display-manager`, `session:USER`,
+    /// `process:NAME`, or `all`.
+    #[arg(long, value_name = "WHO")]
+    pub stop: Vec<String>,
     /// Ask before each stage.
     #[arg(long)]
     pub step: bool,
@@ -46,17 +55,11 @@ impl Detach {
         let machine = this_machine(context, "detach")?;
         nothing_hangs(&machine)?;
         let host = host::observe(&machine);
-        let mut cards: Vec<Card> = Vec::new();
-        for address in &self.addresses {
-            let card = Card::find(&host, *address)?;
-            if !cards.contains(&card) {
-                cards.push(card);
-            }
-        }
+        let cards = Card::find_all(&host, &self.addresses)?;
         let mut plans = Vec::new();
         for card in &cards {
             // The plan first: a card that is lent already needs nothing, whatever shares its group.
-            let plan = live::live(&host, Goal::Lend(card));
+            let plan = live::live(&host, Goal::Lend(card, &stop::stops(&machine, &held(&machine, card))));
             if plan.as_ref().map_or(true, |plan| !plan.stages.is_empty()) {
                 if let Some(refusal) = preflight::refuse_host(&host, card, &cards) {
                     return Err(refusal);
@@ -72,14 +75,13 @@ impl Detach {
                 .map(|()| Status::Done);
         }
         need_root("detach")?;
-        for (card, plan) in cards.iter().zip(&plans) {
-            if plan.stages.is_empty() {
-                continue;
-            }
-            if let Some(refusal) = preflight::refuse_lend(card, &held(&machine, card)) {
-                return Err(refusal);
-            }
-        }
+        let away: Vec<Card> = cards
+            .iter()
+            .zip(&plans)
+            .filter(|(_, plan)| !plan.stages.is_empty())
+            .map(|(card, _)| card.clone())
+            .collect();
+        let stop = may_stop(context, &machine, &away, &self.stop)?;
         self.warn(context, &host, &cards, &plans)?;
         let addresses: Vec<_> = cards.iter().map(|card| card.address).collect();
         for card in &cards {
@@ -88,8 +90,10 @@ impl Detach {
                 way: Way::Lend,
                 address: card.address,
                 together: addresses.iter().copied().filter(|other| *other != card.address).collect(),
-                limit: Duration::from_secs(self.timeout),
+                limit: Duration::from_secs(self.patience),
                 step: self.step,
+                stop: stop.clone(),
+                home_after: self.timeout.map(Duration::from_secs),
                 guest: None,
             };
             let title = format!("detach {} ({})", card.address, card.name);

@@ -41,7 +41,9 @@ pub(super) fn nothing_hangs(machine: &dyn Machine) -> Result<()> {
     for state in record::cards(machine).unwrap_or_default() {
         let address = state.card.address;
         let lines = record::lines(machine, &record::folder(address).join("events"));
-        if let Some(write) = record::in_flight(&lines).filter(|_| worker_at_work(machine, address)) {
+        let now = record::millis(machine.now());
+        let write = record::in_flight(&lines).filter(|write| write.hangs(now));
+        if let Some(write) = write.filter(|_| worker_at_work(machine, address)) {
             return Err(client::hanging(machine, address, &write).with_status(Status::Refused));
         }
     }
@@ -100,6 +102,13 @@ fn end(
         return Ok(status);
     }
     print(&format!(" {message}\n"))?;
+    if let Some(after) = request.home_after.filter(|_| request.way == Way::Lend) {
+        print(&format!(
+            "   goes home by itself in {} s unless a guest takes it; to keep it   gpuferry keep {}\n",
+            after.as_secs(),
+            request.address
+        ))?;
+    }
     if request.way == Way::Lend {
         print(&format!("   take it back with   gpuferry reattach {}\n", request.address))?;
     }

@@ -2,12 +2,14 @@
 
 mod apply;
 mod card;
+mod consent;
 mod detach;
 mod doctor;
 mod follow;
 mod generate;
 mod history;
 mod inspect;
+mod keep;
 mod plan;
 mod reattach;
 mod render;
@@ -59,6 +61,8 @@ pub enum Verb {
     Detach(detach::Detach),
     /// Bring cards home: drivers, screen and consoles as they were.
     Reattach(reattach::Reattach),
+    /// Keep a card that was detached with --timeout: it does not go home by itself.
+    Keep(keep::Keep),
     /// Guests.
     Vm(vm::Vm),
     /// Show who has which card, since when, and what comes next.
@@ -114,6 +118,7 @@ fn run(context: &Context, verb: Option<Verb>) -> Result<Status> {
         Some(Verb::Detach(verb)) => verb.run(context),
         Some(Verb::Reattach(verb)) => verb.run(context),
         Some(Verb::Status(_)) => status::Status::run(context),
+        Some(Verb::Keep(verb)) => verb.run(context),
         Some(Verb::Vm(verb)) => verb.run(context),
         Some(Verb::Card(verb)) => verb.run(context),
         Some(Verb::ReadApart { paths }) => {

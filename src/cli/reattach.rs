@@ -26,7 +26,7 @@ pub struct Reattach {
     pub addresses: Vec<Address>,
     /// How long one write may take before it counts as hanging.
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
-    pub timeout: u64,
+    pub patience: u64,
     /// Ask before each stage.
     #[arg(long)]
     pub step: bool,
@@ -38,13 +38,7 @@ impl Reattach {
         let machine = this_machine(context, "reattach")?;
         nothing_hangs(&machine)?;
         let host = host::observe(&machine);
-        let mut cards: Vec<Card> = Vec::new();
-        for address in &self.addresses {
-            let card = Card::find(&host, *address)?;
-            if !cards.contains(&card) {
-                cards.push(card);
-            }
-        }
+        let cards = Card::find_all(&host, &self.addresses)?;
         need_root("reattach")?;
         for card in &cards {
             // What is on record may name more functions than the card shows now.
@@ -60,8 +54,10 @@ impl Reattach {
                 way: Way::Home,
                 address: card.address,
                 together: Vec::new(),
-                limit: Duration::from_secs(self.timeout),
+                limit: Duration::from_secs(self.patience),
                 step: self.step,
+                stop: Vec::new(),
+                home_after: None,
                 guest: None,
             };
             let title = format!("reattach {} ({})", card.address, card.name);

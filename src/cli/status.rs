@@ -37,6 +37,8 @@ struct Row {
     guest: Option<String>,
     guest_pid: Option<u32>,
     since_ms: Option<u64>,
+    /// When it goes home by itself if nobody takes it.
+    home_at_ms: Option<u64>,
     hanging: Option<InFlight>,
     next: Option<String>,
     details: Vec<String>,
@@ -96,7 +98,8 @@ fn row(machine: &dyn Machine, card: &Card, state: Option<&State>) -> Row {
     let lent = functions.iter().any(|function| function.driver.as_deref() == Some(VFIO));
     let lines = record::lines(machine, &record::folder(card.address).join("events"));
     let at_work = state.is_some() && worker_at_work(machine, card.address);
-    let write = record::in_flight(&lines).filter(|_| at_work);
+    let now = record::millis(machine.now());
+    let write = record::in_flight(&lines).filter(|write| at_work && write.hangs(now));
     let inside = if lent { inside(machine, card) } else { None };
     let phase = state.map(|state| state.phase);
     let again = Some(format!("gpuferry reattach {}", card.address));
@@ -120,6 +123,7 @@ fn row(machine: &dyn Machine, card: &Card, state: Option<&State>) -> Row {
         guest: inside.as_ref().map(|holder| holder.process.clone()),
         guest_pid: inside.as_ref().map(|holder| holder.pid),
         since_ms: state.map(|state| state.since_ms),
+        home_at_ms: state.and_then(|state| state.home_at_ms),
         hanging: write,
         next,
         details,
@@ -152,6 +156,11 @@ fn text(machine: &dyn Machine, row: &Row) -> String {
     if let Some(write) = &row.hanging {
         let since = now.saturating_sub(write.since_ms) / 1000;
         lines.push(format!("   in a write since {since} s: `{}` to {}", write.value.trim(), write.path));
+    }
+    if let Some(at) = row.home_at_ms.filter(|_| row.holder == "idle") {
+        let left = at.saturating_sub(now) / 1000;
+        lines
+            .push(format!("   goes home in {left} s unless a guest takes it; gpuferry keep {}", row.address));
     }
     lines.extend(row.details.iter().map(|detail| format!("   {detail}")));
     lines.extend(row.next.iter().map(|next| format!("   next   {next}")));

@@ -2,6 +2,7 @@
 
 use super::{
     Context,
+    consent::may_stop,
     follow::{Shown, need_root, nothing_hangs, this_machine},
     print,
 };
@@ -59,6 +60,10 @@ struct Run {
     /// A card for the guest, by any of its functions; taken from the host if it has it. May be given again.
     #[arg(long, value_name = "ADDR")]
     gpu: Vec<Address>,
+    /// Who may be stopped for it without being asked about: a unit, `display-manager`, `session:USER`,
+    /// `process:NAME`, or `all`. What was stopped starts again when the guest has ended.
+    #[arg(long, value_name = "WHO")]
+    stop: Vec<String>,
     /// Memory, as 8G or 512M.
     #[arg(long, value_name = "SIZE", default_value = "2G", value_parser = memory)]
     memory: u64,
@@ -158,7 +163,7 @@ impl Run {
         let machine = this_machine(context, "vm run")?;
         nothing_hangs(&machine)?;
         let host = host::observe(&machine);
-        let spec = self.spec(&machine, &host)?;
+        let mut spec = self.spec(&machine, &host)?;
         if self.print {
             let mut lines = vec![spec.qemu.display().to_string()];
             lines.extend(qemu::arguments(&spec, &host));
@@ -170,7 +175,7 @@ impl Run {
             }
         }
         for card in &spec.cards {
-            let lent = live::live(&host, Goal::Lend(card)).map(|plan| plan.stages.is_empty());
+            let lent = live::live(&host, Goal::Lend(card, &[])).map(|plan| plan.stages.is_empty());
             if !lent.as_ref().is_ok_and(|lent| *lent) {
                 if let Some(refusal) = preflight::refuse_host(&host, card, &spec.cards) {
                     return Err(refusal);
@@ -180,12 +185,11 @@ impl Run {
         }
         need_root("vm run")?;
         for card in &spec.cards {
-            let held = held(&machine, card);
-            let busy = preflight::refuse_home(card, &held).or_else(|| preflight::refuse_lend(card, &held));
-            if let Some(refusal) = busy {
+            if let Some(refusal) = preflight::refuse_home(card, &held(&machine, card)) {
                 return Err(refusal);
             }
         }
+        spec.stop = may_stop(context, &machine, &spec.cards, &self.stop)?;
         if !machine.exists(&spec.qemu) {
             return Err(Error::usage(format!("there is no QEMU at {}", spec.qemu.display()))
                 .hint("apt install qemu-system-x86   or   --qemu PATH"));
@@ -200,12 +204,7 @@ impl Run {
         let folder = root.readlink(link).map_err(|error| Error::io("read", link, &error))?;
         let path = |path: &PathBuf| absolute(&folder, path);
         let mut spec = Spec::new(&self.name, path(&self.qemu)?);
-        for address in &self.gpu {
-            let card = Card::find(host, *address)?;
-            if !spec.cards.contains(&card) {
-                spec.cards.push(card);
-            }
-        }
+        spec.cards = Card::find_all(host, &self.gpu)?;
         (spec.memory_mib, spec.cpus) = (self.memory, self.cpus);
         spec.disks = self.disk.iter().map(|text| disk::parse(text, &folder)).collect::<Result<_>>()?;
         if spec.disks.len() > 5 {

@@ -92,6 +92,12 @@ pub fn start_worker(machine: &dyn Machine, systemd: bool, request: &Request) -> 
     if request.step {
         words.push("--step".into());
     }
+    if let Some(after) = request.home_after {
+        words.extend(["--home-after".into(), after.as_secs().to_string().into()]);
+    }
+    for word in &request.stop {
+        words.extend(["--stop".into(), word.into()]);
+    }
     start(machine, systemd, &format!("gpuferry-card-{}", key(request.address)), &words)
 }
 
@@ -107,8 +113,7 @@ pub fn follow(
     let mut seen = 0;
     loop {
         let mut lines = Vec::new();
-        let asked = lines_asked(&record::lines(machine, &events), op);
-        let limit = if asked { Duration::from_secs(600) } else { limit };
+        let limit = patience(&own(record::lines(machine, &events), op), limit);
         // A little more than the limit: the worker itself says so if it can.
         let news = wait_until(machine, limit + Duration::from_secs(5), || {
             lines = own(record::lines(machine, &events), op);
@@ -132,8 +137,14 @@ fn own(mut lines: Vec<Line>, op: &str) -> Vec<Line> {
     lines
 }
 
-fn lines_asked(lines: &[Line], op: &str) -> bool {
-    lines.iter().rev().find(|line| line.op == op).is_some_and(|line| matches!(line.event, Event::Ask { .. }))
+/// How long nothing new is nothing strange: a question waits for a person, and a program has a deadline of its own,
+/// at which the worker ends it.
+fn patience(lines: &[Line], limit: Duration) -> Duration {
+    match lines.last().map(|line| &line.event) {
+        Some(Event::Ask { .. }) => Duration::from_secs(600),
+        Some(Event::Write { path, .. }) if !path.starts_with("/sys/") => limit.max(Duration::from_secs(120)),
+        _ => limit,
+    }
 }
 
 /// The status with a number; one that is not known is the worst.

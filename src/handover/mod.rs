@@ -29,4 +29,6 @@ pub mod holders;
 pub mod preflight;
 pub mod record;
 pub mod snapshot;
+pub mod stop;
+pub mod unused;
 pub mod worker;

@@ -1,7 +1,7 @@
 //! Whether a card can go now without hanging the kernel and without taking the picture from anybody. Pure; the
 //! facts are collected by [`super::holders`].
 
-use super::{drivers, holders::Holder, snapshot::Card};
+use super::{drivers, holders::Holder, snapshot::Card, stop::Stop};
 use crate::{error::Error, host::Host, pci::Address, plan::live::VFIO};
 
 /// A function and who holds its nodes.
@@ -15,11 +15,16 @@ pub struct Held {
     pub holders: Vec<Holder>,
 }
 
-/// Why a card cannot go to a guest now: somebody uses it. Each process is named, none is ended.
-pub fn refuse_lend(card: &Card, held: &[Held]) -> Option<Error> {
+/// Why a card cannot go to a guest now: somebody uses it, and the owner did not say that they may be stopped
+/// (`allowed`: words of [`Stop::word`]). Everybody is named.
+pub fn refuse_lend(card: &Card, held: &[Held], stops: &[Stop], allowed: &[String]) -> Option<Error> {
     let busy: Vec<_> =
         held.iter().filter(|held| !held.holders.is_empty() && held.driver.as_deref() != Some(VFIO)).collect();
     let first = busy.first()?;
+    let kept: Vec<_> = stops.iter().filter(|stop| !stop.is_allowed(allowed)).collect();
+    if kept.is_empty() && !stops.is_empty() {
+        return None;
+    }
     let who = first.holders.iter().map(shown).collect::<Vec<_>>().join(", ");
     let driver = first.driver.as_deref().unwrap_or("no driver");
     let mut error = Error::refused(format!("{} ({driver}) is in use by {who}", first.address))
@@ -29,13 +34,15 @@ pub fn refuse_lend(card: &Card, held: &[Held]) -> Option<Error> {
         let who = more.holders.iter().map(shown).collect::<Vec<_>>().join(", ");
         error = error.detail(format!("{} is in use by {who}", more.address));
     }
-    let mut hints: Vec<String> = busy.iter().flat_map(|held| &held.holders).map(hint).collect();
-    hints.sort();
-    hints.dedup();
-    for hint in hints {
-        error = error.hint(hint);
+    for stop in &kept {
+        error = error.detail(format!("with --stop {}: {}", stop.word(), stop.meaning()));
     }
-    Some(error.hint(format!("then again: gpuferry detach {}", card.address)))
+    let words: Vec<_> = kept.iter().map(|stop| format!(" --stop {}", stop.word())).collect();
+    Some(error.hint(format!(
+        "close them, or let gpuferry:  gpuferry detach {}{}",
+        card.address,
+        words.concat()
+    )))
 }
 
 /// Why a card cannot come home now: a guest has it.
@@ -65,20 +72,6 @@ fn shown(holder: &Holder) -> String {
             format!("a login session ({} keeps it open for it)", holder.process)
         }
         _ => holder.shown(),
-    }
-}
-
-fn hint(holder: &Holder) -> String {
-    match holder.process.as_str() {
-        "pipewire" | "wireplumber" | "pipewire-pulse" | "pulseaudio" => format!(
-            "systemctl --user --machine={}@ stop pipewire.socket pipewire.service wireplumber.service",
-            holder.user
-        ),
-        "Xorg" | "Xwayland" | "gnome-shell" | "kwin_wayland" | "sddm" | "lightdm" | "gdm3" | "weston" => {
-            "systemctl stop display-manager   ends the graphical session".to_owned()
-        }
-        "systemd" | "systemd-logind" => "loginctl list-sessions   shows which session it is".to_owned(),
-        _ => format!("close {}", holder.shown()),
     }
 }
 

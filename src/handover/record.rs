@@ -50,6 +50,9 @@ pub struct State {
     pub since_ms: u64,
     /// The guest that it was lent for: it comes home when that ends.
     pub guest: Option<String>,
+    /// When it goes home by itself if nobody takes it, in milliseconds since 1970; `None`: it stays.
+    #[serde(default)]
+    pub home_at_ms: Option<u64>,
 }
 
 /// Something that a worker did. One JSON line each, with [`Line::op`] and time.
@@ -137,6 +140,16 @@ pub struct InFlight {
     pub value: String,
     /// Since when, in milliseconds since 1970.
     pub since_ms: u64,
+}
+
+impl InFlight {
+    /// How long a write may take before a person is told that it hangs, in milliseconds.
+    const SHORT: u64 = 3000;
+
+    /// Whether it has taken so long that it hangs. A program has a deadline of its own.
+    pub fn hangs(&self, now_ms: u64) -> bool {
+        self.path.starts_with("/sys/") && now_ms.saturating_sub(self.since_ms) > Self::SHORT
+    }
 }
 
 /// The folder of a card.

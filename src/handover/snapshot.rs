@@ -9,7 +9,7 @@ use crate::{
     host::{Console, Framebuffer, Function, Host},
     machine::Root,
     pci::{Address, DeviceId},
-    step::live::device,
+    step::{live::device, services::Unit},
 };
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -38,6 +38,18 @@ impl Card {
         };
         let name = host.function(gpu.address).map_or_else(|| gpu.address.to_string(), Function::label);
         Ok(Self { address: gpu.address, functions: gpu.functions.clone(), name })
+    }
+
+    /// The cards that some addresses belong to, each once.
+    pub fn find_all(host: &Host, addresses: &[Address]) -> Result<Vec<Self>> {
+        let mut cards: Vec<Self> = Vec::new();
+        for address in addresses {
+            let card = Self::find(host, *address)?;
+            if !cards.contains(&card) {
+                cards.push(card);
+            }
+        }
+        Ok(cards)
     }
 
     /// A word for files and units: the slot, and the function where it is not the first.
@@ -98,6 +110,9 @@ pub struct Snapshot {
     pub modules: Vec<String>,
     /// Its frame buffers.
     pub framebuffers: Vec<Framebuffer>,
+    /// Units that ran and are stopped for it, in the order in which they start again.
+    #[serde(default)]
+    pub units: Vec<Unit>,
     /// Its device nodes. While a driver waits for those who have them open, sysfs names them no more.
     #[serde(default)]
     pub nodes: Vec<PathBuf>,
@@ -135,6 +150,7 @@ impl Snapshot {
             nodes: card.functions.iter().flat_map(|address| holders::nodes(root, *address)).collect(),
             consoles: host.consoles.clone(),
             functions,
+            units: Vec::new(),
         })
     }
 

@@ -10,11 +10,12 @@ use super::{
     preflight::{self, Held},
     record::{self, Event, Phase, Recorder, State, millis},
     snapshot::{Card, Snapshot, boot_id},
+    stop,
 };
 use crate::{
     error::{Error, Result, Status, said},
     host::{self, Host},
-    machine::{Finished, Machine, Program, Root, wait_until},
+    machine::{Finished, Machine, Program, Root, process, wait_until},
     pci::Address,
     plan::live::{self, Goal, LivePlan, VFIO},
     step::live::{Hands, driver_of},
@@ -45,6 +46,10 @@ pub struct Request {
     pub limit: Duration,
     /// Whether to wait for the owner's word before each stage.
     pub step: bool,
+    /// What of the host's may be stopped for it, as [`stop::Stop::word`] names it; `all` is everything.
+    pub stop: Vec<String>,
+    /// After how long it goes home by itself, unless somebody has taken it or it was said to be kept.
+    pub home_after: Option<Duration>,
     /// The guest that it is lent for.
     pub guest: Option<String>,
 }
@@ -169,20 +174,24 @@ impl Worker<'_, '_> {
         let card = Card::find(&host, self.request.address)?;
         let together = self.request.together.iter().map(|address| Card::find(&host, *address));
         let together: Vec<_> = together.collect::<Result<_>>()?;
-        let plan = live::live(&host, Goal::Lend(&card))?;
+        let held = held(machine, &card);
+        let stops = stop::stops(machine, &held);
+        let plan = live::live(&host, Goal::Lend(&card, &stops))?;
         if plan.stages.is_empty() {
             return Ok(Outcome::WasLent);
         }
         if let Some(refusal) = preflight::refuse_host(&host, &card, &together) {
             return Err(refusal);
         }
-        if let Some(refusal) = preflight::refuse_lend(&card, &held(machine, &card)) {
+        if let Some(refusal) = preflight::refuse_lend(&card, &held, &stops, &self.request.stop) {
             return Err(refusal);
         }
         // The first snapshot is how the card was; one taken on the way would remember the way.
         if record::snapshot(machine, card.address)?.is_none() || first {
             let now = millis(machine.now());
-            record::set_snapshot(machine, &Snapshot::take(machine, &host, &card, now)?)?;
+            let mut snapshot = Snapshot::take(machine, &host, &card, now)?;
+            snapshot.units = stop::units(&stops);
+            record::set_snapshot(machine, &snapshot)?;
         }
         self.set(&card, Phase::Lending)?;
         if let Err(error) = self.run(&plan) {
@@ -226,6 +235,13 @@ impl Worker<'_, '_> {
             left = snapshot.differences(&host::observe(&machine));
             left.is_empty()
         });
+        left.extend(
+            snapshot
+                .units
+                .iter()
+                .filter(|unit| unit.is_missed(machine))
+                .map(|unit| format!("{unit} does not run again")),
+        );
         if left.is_empty() {
             record::forget(machine, address)?;
             return Ok(Outcome::Home);
@@ -275,6 +291,11 @@ impl Worker<'_, '_> {
                 phase,
                 since_ms: millis(self.machine().now()),
                 guest: self.request.guest.clone(),
+                home_at_ms: self
+                    .request
+                    .home_after
+                    .filter(|_| phase == Phase::Lent)
+                    .map(|after| millis(self.machine().now() + after)),
             },
         )
     }
@@ -332,7 +353,13 @@ impl Worker<'_, '_> {
         Err(Error::failed(format!("stopped before `{} {}`", stage.label, stage.text)))
     }
 
-    fn timed<T>(&self, path: &Path, value: &str, act: impl FnOnce() -> Result<T>) -> Result<T> {
+    fn timed<T>(
+        &self,
+        path: &Path,
+        value: &str,
+        limit: Duration,
+        act: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
         let shown = path.display().to_string();
         self.recorder.say(Event::Write { path: shown.clone(), value: value.to_owned() })?;
         let begun = self.machine().uptime();
@@ -340,7 +367,7 @@ impl Worker<'_, '_> {
         let took = self.machine().uptime().saturating_sub(begun);
         let error = done.as_ref().err().map(|error| error.message.clone());
         self.recorder.say(Event::Wrote { path: shown, ms: millis(took), error })?;
-        if took > self.request.limit && done.is_ok() {
+        if took > limit && done.is_ok() {
             return Err(Error::failed(format!(
                 "writing `{}` to {} hung for {} s",
                 value.trim(),
@@ -369,12 +396,22 @@ impl Hands for Worker<'_, '_> {
                 ))
             })
         };
-        self.timed(path, value, written)
+        self.timed(path, value, self.request.limit, written)
     }
 
     fn run(&self, program: &Program) -> Result<Finished> {
         let words: Vec<_> = program.args.iter().map(|arg| arg.to_string_lossy()).collect();
         let run = || self.machine().run(program).map_err(|error| Error::io("run", &program.path, &error));
-        self.timed(&program.path, &words.join(" "), run)
+        self.timed(&program.path, &words.join(" "), program.deadline.max(self.request.limit), run)
+    }
+
+    fn terminate(&self, pid: u32, started: u64) -> Result<()> {
+        let ask = || {
+            if let Some(found) = process::find(self.machine(), pid, started) {
+                found.terminate();
+            }
+            Ok(())
+        };
+        self.timed(Path::new(&format!("/proc/{pid}")), "SIGTERM", self.request.limit, ask)
     }
 }

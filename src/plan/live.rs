@@ -9,8 +9,9 @@ use crate::{
     handover::{
         drivers,
         snapshot::{Before, Card, Snapshot},
+        stop::Stop,
     },
-    host::{Function, Host},
+    host::{Function, Gpu, Host},
     pci::Address,
     step::live::LiveStep,
 };
@@ -18,8 +19,8 @@ use crate::{
 /// Where a card should be.
 #[derive(Debug, Clone, Copy)]
 pub enum Goal<'a> {
-    /// With vfio-pci, for a guest.
-    Lend(&'a Card),
+    /// With vfio-pci, for a guest, once these have ended.
+    Lend(&'a Card, &'a [Stop]),
     /// As it was before it was lent.
     Home(&'a Snapshot),
     /// With the host's own driver, whichever that is: for a card that was never the host's in this boot.
@@ -50,7 +51,7 @@ pub const VFIO: &str = "vfio-pci";
 /// Plans it. An error is a refusal, or a machine that is not known well enough.
 pub fn live(host: &Host, goal: Goal) -> Result<LivePlan> {
     let stages = match goal {
-        Goal::Lend(card) => lend(host, card)?,
+        Goal::Lend(card, stops) => lend(host, card, stops)?,
         Goal::Home(snapshot) => home(host, snapshot)?,
         Goal::Give(card) => give(host, card)?,
     };
@@ -70,7 +71,7 @@ fn shown<'a>(addresses: impl IntoIterator<Item = &'a Address>) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-fn lend(host: &Host, card: &Card) -> Result<Vec<Stage>> {
+fn lend(host: &Host, card: &Card, stops: &[Stop]) -> Result<Vec<Stage>> {
     let mut away = Vec::new();
     for address in &card.functions {
         let function = function(host, *address)?;
@@ -100,6 +101,7 @@ fn lend(host: &Host, card: &Card) -> Result<Vec<Stage>> {
             text: VFIO.to_owned(),
             steps: vec![LiveStep::LoadModule { module: VFIO.into(), driver: Some(VFIO.into()) }],
         },
+        stop(&away, stops),
         Stage {
             label: "claim",
             text: format!("{} for {VFIO}", shown(claimed())),
@@ -125,7 +127,34 @@ fn lend(host: &Host, card: &Card) -> Result<Vec<Stage>> {
     let mut bind: Vec<_> = claimed().map(|address| LiveStep::Probe { address: *address }).collect();
     bind.extend(claimed().map(|address| LiveStep::AwaitDriver { address: *address, driver: VFIO.into() }));
     stages.push(Stage { label: "bind", text: format!("{} → {VFIO}", shown(&card.functions)), steps: bind });
+    stages.extend(serve_another_screen(host, card, stops));
     Ok(stages)
+}
+
+/// Who uses the card ends, and is waited for: an unbind with users left may hang, and takes the picture from them.
+fn stop(away: &[&Function], stops: &[Stop]) -> Stage {
+    let mut steps: Vec<_> = stops.iter().flat_map(Stop::steps).collect();
+    if !steps.is_empty() {
+        steps.push(LiveStep::AwaitFree { functions: away.iter().map(|function| function.address).collect() });
+    }
+    let text = stops.iter().map(Stop::shown).collect::<Vec<_>>().join(", ");
+    Stage { label: "stop", text, steps }
+}
+
+/// With another card's screen left, the display manager goes on there at once: it takes what it finds when it
+/// starts.
+fn serve_another_screen(host: &Host, card: &Card, stops: &[Stop]) -> Option<Stage> {
+    let manager = stops.iter().find_map(Stop::display_manager)?;
+    let has_screen = |gpu: &&Gpu| {
+        let driven = host.function(gpu.address).and_then(|function| function.driver.as_deref());
+        gpu.address != card.address && driven.is_some_and(|driver| driver != VFIO && driver != "pci-stub")
+    };
+    let other = host.gpus.iter().find(has_screen)?;
+    Some(Stage {
+        label: "screen",
+        text: format!("{manager} on {}", shown([&other.address])),
+        steps: vec![LiveStep::StartUnit { unit: manager.clone() }],
+    })
 }
 
 /// The console that draws on this card's frame buffers, if it draws on no other.
@@ -237,6 +266,8 @@ fn home(host: &Host, snapshot: &Snapshot) -> Result<Vec<Stage>> {
         })
         .collect();
     let names: Vec<_> = snapshot.framebuffers.iter().map(|fb| fb.name.clone()).collect();
+    let units: Vec<_> = snapshot.units.iter().map(ToString::to_string).collect();
+    let start = snapshot.units.iter().map(|unit| LiveStep::StartUnit { unit: unit.clone() });
     Ok(vec![
         Stage { label: "claim", text: "given up".into(), steps: clear },
         Stage { label: "release", text: format!("{} from {VFIO}", shown(&released)), steps: release },
@@ -244,6 +275,7 @@ fn home(host: &Host, snapshot: &Snapshot) -> Result<Vec<Stage>> {
         Stage { label: "load", text: snapshot.modules.join(" "), steps: modules.collect() },
         Stage { label: "screen", text: names.join(" "), steps: screens.collect() },
         Stage { label: "consoles", text: flags.collect::<Vec<_>>().join(", "), steps: consoles.collect() },
+        Stage { label: "start", text: units.join(", "), steps: start.collect() },
     ])
 }
 

@@ -1,10 +1,11 @@
 use super::*;
 use crate::{
-    handover::{preflight, snapshot::Snapshot},
+    handover::{preflight, snapshot::Snapshot, stop::Stop},
     host::{
         Console, Framebuffer, Group,
         testing::{at, desktop, driven},
     },
+    step::services::Unit,
 };
 
 /// The desktop, with a bochs card instead, whose frame buffer the console is on.
@@ -61,7 +62,7 @@ fn steps(plan: &LivePlan) -> Vec<String> {
 #[test]
 fn the_way_out_frees_the_audio_first_and_the_display_last() {
     let host = host();
-    let plan = live(&host, Goal::Lend(&card(&host))).unwrap();
+    let plan = live(&host, Goal::Lend(&card(&host), &[])).unwrap();
     assert_eq!(
         steps(&plan),
         [
@@ -130,14 +131,14 @@ fn the_way_home_is_planned_from_the_machine_as_it_is() {
 #[test]
 fn a_card_that_is_lent_needs_nothing() {
     let host = lent();
-    assert!(live(&host, Goal::Lend(&card(&host))).unwrap().stages.is_empty());
+    assert!(live(&host, Goal::Lend(&card(&host), &[])).unwrap().stages.is_empty());
 }
 
 #[test]
 fn a_console_that_has_another_screen_is_left_to_the_kernel() {
     let mut host = host();
     host.framebuffers.push(Framebuffer { index: 1, name: "i915drmfb".into(), function: Some(at("00:02.0")) });
-    let plan = live(&host, Goal::Lend(&card(&host))).unwrap();
+    let plan = live(&host, Goal::Lend(&card(&host), &[])).unwrap();
     assert!(!steps(&plan).iter().any(|step| step.contains("vtcon")), "{:?}", steps(&plan));
 }
 
@@ -155,11 +156,11 @@ fn another_device_at_the_address_is_not_taken_home() {
 fn modules_that_another_card_needs_stay() {
     let mut host = host();
     set(&mut host, "01:00.0", Some("nvidia"), None);
-    let plan = live(&host, Goal::Lend(&card(&host))).unwrap();
+    let plan = live(&host, Goal::Lend(&card(&host), &[])).unwrap();
     let unloads: Vec<_> = steps(&plan).into_iter().filter(|step| step.starts_with("modprobe -r")).collect();
     assert_eq!(unloads, ["modprobe -r nvidia_drm", "modprobe -r nvidia_uvm", "modprobe -r nvidia_modeset"]);
     host.functions.push(driven("05:00.0", "030000", "10de:2204", "nvidia", 20));
-    let error = live(&host, Goal::Lend(&card(&host))).unwrap_err();
+    let error = live(&host, Goal::Lend(&card(&host), &[])).unwrap_err();
     assert!(error.message.contains("0000:05:00.0"), "{error}");
 }
 
@@ -167,7 +168,7 @@ fn modules_that_another_card_needs_stay() {
 fn without_an_iommu_nothing_goes() {
     let mut host = host();
     host.functions.iter_mut().for_each(|function| function.iommu_group = None);
-    let error = live(&host, Goal::Lend(&card(&host))).unwrap_err();
+    let error = live(&host, Goal::Lend(&card(&host), &[])).unwrap_err();
     assert_eq!(error.status, crate::error::Status::Blocked);
 }
 
@@ -186,4 +187,32 @@ fn what_shares_the_group_is_named_and_bridges_are_not() {
     assert!(error.to_string().contains("0000:07:00.0"), "{error}");
     let other = Card::find(&host, at("07:00.0")).unwrap();
     assert!(preflight::refuse_host(&host, &card, &[card.clone(), other]).is_none());
+}
+
+#[test]
+fn who_uses_the_card_ends_first_and_starts_last() {
+    let mut host = host();
+    let manager = Unit::system("sddm.service");
+    let stops = [Stop::Unit {
+        unit: manager.clone(),
+        triggers: Vec::new(),
+        display_manager: true,
+        sessions: vec!["2".into()],
+    }];
+    host.gpus.retain(|gpu| gpu.address == at("01:00.0"));
+    let plan = steps(&live(&host, Goal::Lend(&card(&host), &stops)).unwrap());
+    assert_eq!(
+        plan[..4],
+        [
+            "modprobe vfio-pci",
+            "systemctl mask --runtime sddm.service && systemctl stop sddm.service",
+            "loginctl terminate-session 2",
+            "wait until nobody has 0000:01:00.1, 0000:01:00.0 open",
+        ]
+    );
+    assert!(!plan.iter().any(|step| step == "systemctl start sddm.service"), "no other screen: {plan:?}");
+    let mut before = snapshot(&host);
+    before.units = vec![manager];
+    let home = steps(&live(&lent(), Goal::Home(&before)).unwrap());
+    assert_eq!(home.last().unwrap(), "systemctl start sddm.service");
 }

@@ -4,9 +4,10 @@
 //! A step acts only through [`Hands`], which keep the record before they write. It decides nothing: which steps,
 //! and in which order, is [`crate::plan::live`]'s.
 
+use super::services::{self, Unit};
 use crate::{
     error::{Error, Result},
-    handover::drivers,
+    handover::{drivers, holders},
     machine::{Finished, Machine, Program, Root, wait_until},
     pci::Address,
 };
@@ -24,12 +25,45 @@ pub trait Hands {
     fn write(&self, path: &Path, value: &str) -> Result<()>;
     /// Runs a program.
     fn run(&self, program: &Program) -> Result<Finished>;
+    /// Asks a process to end (SIGTERM), if it is still the one that started then.
+    fn terminate(&self, pid: u32, started: u64) -> Result<()>;
 }
 
 /// One change of the running kernel, or one wait for what it brings about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "kebab-case")]
 pub enum LiveStep {
+    /// Stops a unit; what would start it again goes first.
+    StopUnit {
+        /// The unit.
+        unit: Unit,
+        /// Whether nobody may start it in this boot until it is started here again.
+        mask: bool,
+    },
+    /// Starts a unit, and unmasks it.
+    StartUnit {
+        /// The unit.
+        unit: Unit,
+    },
+    /// Ends a login session.
+    EndSession {
+        /// Its name at logind.
+        session: String,
+    },
+    /// Asks a process to end.
+    EndProcess {
+        /// Its number.
+        pid: u32,
+        /// When it started, in clock ticks since boot: with the number, its identity.
+        started: u64,
+        /// Its name.
+        name: String,
+    },
+    /// Waits until nobody has the nodes of these functions open.
+    AwaitFree {
+        /// The functions.
+        functions: Vec<Address>,
+    },
     /// Loads a module, unless its driver is there.
     LoadModule {
         /// The module.
@@ -95,6 +129,8 @@ pub enum LiveStep {
 
 /// How long a driver or a frame buffer may take to appear.
 const APPEARS: Duration = Duration::from_secs(20);
+/// How long those who were asked to end may take to let go.
+const LETS_GO: Duration = Duration::from_secs(30);
 /// How long a module may take to load or unload.
 const MODULE: Duration = Duration::from_secs(60);
 
@@ -129,6 +165,17 @@ impl LiveStep {
     /// What it does, as a command a person could type.
     pub fn describe(&self) -> String {
         match self {
+            Self::StopUnit { unit, mask: true } => {
+                format!("{} && {}", unit.typed("mask --runtime"), unit.typed("stop"))
+            }
+            Self::StopUnit { unit, mask: false } => unit.typed("stop"),
+            Self::StartUnit { unit } => unit.typed("start"),
+            Self::EndSession { session } => format!("loginctl terminate-session {session}"),
+            Self::EndProcess { pid, name, .. } => format!("kill -TERM {pid}   ({name})"),
+            Self::AwaitFree { functions } => {
+                let words: Vec<_> = functions.iter().map(Address::to_string).collect();
+                format!("wait until nobody has {} open", words.join(", "))
+            }
             Self::LoadModule { module, .. } => format!("modprobe {module}"),
             Self::UnloadModule { module } => format!("modprobe -r {module}"),
             Self::Override { address, driver } => {
@@ -154,6 +201,11 @@ impl LiveStep {
     pub fn apply(&self, hands: &dyn Hands) -> Result<()> {
         let machine = hands.machine();
         match self {
+            Self::StopUnit { unit, mask } => unit.stop(hands, *mask),
+            Self::StartUnit { unit } => unit.start(hands),
+            Self::EndSession { session } => services::end_session(hands, session),
+            Self::EndProcess { pid, started, .. } => hands.terminate(*pid, *started),
+            Self::AwaitFree { functions } => await_free(machine, functions),
             Self::LoadModule { module, driver } => {
                 let there = match driver {
                     Some(driver) => machine.exists(&driver_folder(driver)),
@@ -194,6 +246,21 @@ impl LiveStep {
             Self::Console { index, name, bound } => set_console(hands, *index, name, *bound),
         }
     }
+}
+
+fn await_free(machine: &dyn Machine, functions: &[Address]) -> Result<()> {
+    let nodes = functions.iter().flat_map(|address| holders::nodes(machine, *address)).collect();
+    let mut left = Vec::new();
+    let free = wait_until(machine, LETS_GO, || {
+        left = holders::holders(machine, &nodes);
+        left.is_empty()
+    });
+    if free {
+        return Ok(());
+    }
+    let who: Vec<_> = left.iter().map(holders::Holder::shown).collect();
+    Err(Error::failed(format!("{} did not let go in {} s", who.join(", "), LETS_GO.as_secs()))
+        .hint("close it, then try again: nobody is killed"))
 }
 
 fn modprobe(hands: &dyn Hands, args: &[&str]) -> Result<()> {

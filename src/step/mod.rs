@@ -9,6 +9,7 @@ pub mod early;
 pub mod file;
 pub mod image;
 pub mod live;
+pub mod services;
 pub mod write;
 
 pub use file::{FileStep, Undone};

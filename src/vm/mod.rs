@@ -114,6 +114,9 @@ pub struct Spec {
     pub name: String,
     /// Its cards.
     pub cards: Vec<Card>,
+    /// Who may be stopped for them, as `handover::stop::Stop::word` names them.
+    #[serde(default)]
+    pub stop: Vec<String>,
     /// Memory in MiB.
     pub memory_mib: u64,
     /// Virtual processors.
@@ -150,6 +153,7 @@ impl Spec {
         Self {
             name: name.to_owned(),
             cards: Vec::new(),
+            stop: Vec::new(),
             memory_mib: 2048,
             cpus: 2,
             disks: Vec::new(),

@@ -231,6 +231,8 @@ impl Guest<'_> {
             together: self.spec.cards.iter().map(|card| card.address).collect(),
             limit: Duration::from_secs(60),
             step: false,
+            stop: self.spec.stop.clone(),
+            home_after: None,
             guest: Some(self.spec.name.clone()),
         }
     }
