@@ -12,6 +12,7 @@
 //! shut down as by its power button. A card that was lent before stays lent.
 
 pub mod disk;
+pub mod domain;
 pub mod qemu;
 pub mod qmp;
 pub mod run;
