@@ -2,7 +2,7 @@
 //!
 //! Says nothing about why it is off; that is the judge's.
 
-use super::{Function, Group, Iommu, Known, kernel, look::Look};
+use super::{Function, Group, Iommu, Known, Reserved, kernel, look::Look};
 use crate::pci::Address;
 use std::collections::BTreeMap;
 
@@ -23,7 +23,12 @@ pub(super) fn iommu(look: &Look, functions: &mut [Function], cmdline: Option<&st
             inside.for_each(|function| function.iommu_group = Some(number));
         }
     }
-    let groups = groups(functions);
+    let mut groups = groups(functions);
+    for group in &mut groups {
+        let text = |name: &str| look.text_quietly(&format!("{GROUPS}/{}/{name}", group.id));
+        (group.kind, group.reserved) =
+            (text("type"), text("reserved_regions").as_deref().map(parse_reserved));
+    }
     let state = match &numbers {
         _ if !groups.is_empty() => Known::On,
         Some(numbers) if !numbers.is_empty() => Known::On,
@@ -39,18 +44,13 @@ pub(super) fn iommu(look: &Look, functions: &mut [Function], cmdline: Option<&st
         .and_then(parse_interrupt_remapping)
         .or((!on).then_some(false));
     let types = || {
-        let numbers = numbers.iter().flatten().take(TYPES_READ);
-        let types: Vec<String> =
-            numbers.filter_map(|number| look.text_quietly(&format!("{GROUPS}/{number}/type"))).collect();
-        parse_types(&types)
+        let types = groups.iter().filter_map(|group| group.kind.as_deref());
+        parse_types(&types.collect::<Vec<_>>())
     };
     let passthrough_mode = if on { cmdline.and_then(passthrough_by_words).or_else(types) } else { None };
     let interrupt_remapping = if state == Known::Unknown { None } else { interrupt_remapping };
     (Iommu { state, interrupt_remapping, passthrough_mode }, groups)
 }
-
-/// Groups whose type is looked at: they all get the default, but for untrusted or quirky devices.
-const TYPES_READ: usize = 12;
 
 /// Groups made from what every function says of itself.
 pub(super) fn groups(functions: &[Function]) -> Vec<Group> {
@@ -62,7 +62,7 @@ pub(super) fn groups(functions: &[Function]) -> Vec<Group> {
     }
     let group = |(id, mut functions): (u32, Vec<Address>)| {
         functions.sort_unstable();
-        Group { id, functions }
+        Group::new(id, functions)
     };
     groups.into_iter().map(group).collect()
 }
@@ -95,10 +95,27 @@ fn passthrough_by_words(cmdline: &str) -> Option<bool> {
 }
 
 /// Types of groups (Documentation/ABI/testing/sysfs-kernel-iommu_groups): `identity` is not translated.
-fn parse_types(types: &[String]) -> Option<bool> {
-    let identity = types.iter().filter(|kind| *kind == "identity").count();
+fn parse_types(types: &[&str]) -> Option<bool> {
+    let identity = types.iter().filter(|kind| **kind == "identity").count();
     let translated = types.iter().filter(|kind| kind.starts_with("DMA")).count();
     if identity + translated == 0 { None } else { Some(identity > translated) }
+}
+
+/// Lines of `first last kind`; only what is mapped one to one is kept: the addresses of interrupts are in every group
+/// (Documentation/ABI/testing/sysfs-kernel-iommu_groups; drivers/iommu/iommu.c, `iommu_group_resv_type_string`).
+fn parse_reserved(text: &str) -> Vec<Reserved> {
+    let hex = |word: Option<&str>| u64::from_str_radix(word?.strip_prefix("0x")?, 16).ok();
+    let region = |line: &str| {
+        let mut words = line.split_whitespace();
+        let (start, end) = (hex(words.next())?, hex(words.next())?);
+        let relaxable = match words.next()? {
+            "direct" => false,
+            "direct-relaxable" => true,
+            _ => return None,
+        };
+        Some(Reserved { start, end, relaxable })
+    };
+    text.lines().filter_map(region).collect()
 }
 
 #[cfg(test)]
@@ -125,11 +142,22 @@ mod tests {
     }
 
     #[test]
+    fn regions_that_are_mapped_one_to_one() {
+        let text = "0x000000004b800000 0x000000004fffffff direct\n0x00000000fee00000 0x00000000feefffff msi\n\
+                    0x0000000000000000 0x0000000000ffffff direct-relaxable\n0x1 nonsense direct\n\n";
+        assert_eq!(
+            parse_reserved(text),
+            [
+                Reserved { start: 0x4b80_0000, end: 0x4fff_ffff, relaxable: false },
+                Reserved { start: 0, end: 0xff_ffff, relaxable: true },
+            ]
+        );
+    }
+
+    #[test]
     fn most_groups_decide() {
-        let types =
-            |words: &[&str]| parse_types(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>());
-        assert_eq!(types(&["identity", "identity", "DMA-FQ"]), Some(true));
-        assert_eq!(types(&["DMA", "DMA-FQ", "identity"]), Some(false));
-        assert_eq!(types(&["blocked"]), None);
+        assert_eq!(parse_types(&["identity", "identity", "DMA-FQ"]), Some(true));
+        assert_eq!(parse_types(&["DMA", "DMA-FQ", "identity"]), Some(false));
+        assert_eq!(parse_types(&["blocked"]), None);
     }
 }

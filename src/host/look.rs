@@ -68,6 +68,11 @@ impl<'r> Look<'r> {
         self.kept(path, self.root.read_start(Path::new(path), length))
     }
 
+    /// The first bytes of a file, without a note where it may not be read.
+    pub(super) fn start_quietly(&self, path: &str, length: usize) -> Option<Vec<u8>> {
+        self.root.read_start(Path::new(path), length).ok()
+    }
+
     /// Bytes of a file from an offset on; nothing where it is shorter.
     pub(super) fn part(&self, path: &str, offset: usize, length: usize) -> Option<Vec<u8>> {
         self.kept(path, self.root.read_at(Path::new(path), offset as u64, length))

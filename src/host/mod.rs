@@ -4,11 +4,11 @@
 //! fact that could not be read is `None`, [`Known::Unknown`] or an `Unknown` variant, never a default. Judging and
 //! planning are pure functions over this; nothing here decides anything.
 
+pub mod acpi;
 mod boot;
 pub mod config;
 mod console;
 mod cpu;
-mod firmware;
 pub mod gpu;
 mod input;
 mod iommu;
@@ -163,6 +163,12 @@ pub struct Acpi {
     pub dmar: Option<bool>,
     /// AMD's I/O virtualisation table.
     pub ivrs: Option<bool>,
+    /// What Intel's table says. `None`: not there, or not told (its contents need root).
+    #[serde(default)]
+    pub dmar_table: Option<acpi::Dmar>,
+    /// What AMD's table says. `None`: not there, or not told.
+    #[serde(default)]
+    pub ivrs_table: Option<acpi::Ivrs>,
 }
 
 /// The running kernel.
@@ -373,6 +379,30 @@ pub struct Group {
     pub id: u32,
     /// Its functions, by address.
     pub functions: Vec<Address>,
+    /// How the host's own DMA in it is translated: `DMA`, `DMA-FQ`, `identity` (not at all), `blocked`.
+    #[serde(default, rename = "type")]
+    pub kind: Option<String>,
+    /// Memory that the firmware wants devices of the group to reach at the same addresses. `None`: not told.
+    #[serde(default)]
+    pub reserved: Option<Vec<Reserved>>,
+}
+
+impl Group {
+    /// A group of which only its functions are known.
+    pub fn new(id: u32, functions: Vec<Address>) -> Self {
+        Self { id, functions, kind: None, reserved: None }
+    }
+}
+
+/// Memory that is mapped one to one in a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reserved {
+    /// First address.
+    pub start: u64,
+    /// Last address.
+    pub end: u64,
+    /// The kernel gives it up for a guest (`direct-relaxable`: graphics and USB); otherwise it refuses the guest.
+    pub relaxable: bool,
 }
 
 /// A graphics card (or another display controller) and what belongs to it.
@@ -544,7 +574,7 @@ impl Host {
                 guest: None,
             },
             iommu: Iommu { state: Known::Unknown, interrupt_remapping: None, passthrough_mode: None },
-            acpi: Acpi { dmar: None, ivrs: None },
+            acpi: Acpi { dmar: None, ivrs: None, dmar_table: None, ivrs_table: None },
             kernel: Kernel { release: None, cmdline: None },
             boot: Boot { uefi: None, loader: None, initramfs: None, kernels: Vec::new(), distribution: None },
             functions: Vec::new(),

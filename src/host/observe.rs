@@ -3,8 +3,8 @@
 //! Changes nothing, runs nothing, and cannot fail: what could not be read is unknown, and named in `unseen`.
 
 use super::{
-    Host, Source, boot, console, cpu, firmware, gpu, input, iommu, kernel, look::Look, modules, names,
-    network, pci, storage,
+    Host, Source, acpi, boot, console, cpu, gpu, input, iommu, kernel, look::Look, modules, names, network,
+    pci, storage,
 };
 use crate::{judge, machine::Root};
 
@@ -22,7 +22,7 @@ fn look_at(look: Look) -> Host {
     let mut host = Host::unknown(Source::Live);
     host.cpu = cpu::cpu(&look);
     host.kernel = kernel::kernel(&look);
-    host.acpi = firmware::acpi(&look);
+    host.acpi = acpi::acpi(&look);
     host.functions = pci::functions(&look);
     names::fill(&look, &mut host.functions);
     modules::fill(&look, &mut host.functions, host.kernel.release.as_deref());

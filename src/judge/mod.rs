@@ -11,6 +11,7 @@ mod iommu;
 mod keyboard;
 mod protect;
 mod remapping;
+mod reserved;
 mod root_disk;
 mod verdict;
 mod virtualization;
@@ -129,11 +130,12 @@ impl Finding {
 
 /// All rules, the likeliest obstacle first; the worst findings come first.
 pub fn doctor(host: &Host, log: Option<&Log>) -> Vec<Finding> {
-    let rules: [fn(&Host) -> Vec<Finding>; 9] = [
+    let rules: [fn(&Host) -> Vec<Finding>; 10] = [
         iommu::iommu_off,
         virtualization::virtualization_off,
         remapping::no_interrupt_remapping,
         words::misspelt,
+        reserved::reserved_memory,
         groups::group_shared,
         boot_card::boot_card,
         identical::identical_cards,

@@ -1,6 +1,6 @@
 //! Whether each card can be lent, and the ids of the rules that say why not.
 
-use super::protect::refusal;
+use super::{protect::refusal, reserved};
 use crate::{
     host::{Function, Gpu, Host, Known, Verdict, Virtualization},
     pci::Address,
@@ -50,6 +50,9 @@ fn judge(host: &Host, gpu: &Gpu) -> (Verdict, Vec<&'static str>) {
         }
         if host.iommu.interrupt_remapping == Some(false) {
             because(Verdict::Blocked, "no-interrupt-remapping");
+        }
+        if !reserved::in_the_way(host, gpu).is_empty() {
+            because(Verdict::Blocked, "reserved-memory-mapping");
         }
         for companion in must_go_along(host, gpu) {
             let stays = refused(companion.address).is_some();

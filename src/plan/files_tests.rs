@@ -46,7 +46,7 @@ fn with_twin() -> Host {
         boot_vga: Some(false),
         ..gpu
     });
-    host.groups.push(crate::host::Group { id: 19, functions: vec![at("02:00.0"), at("02:00.1")] });
+    host.groups.push(crate::host::Group::new(19, vec![at("02:00.0"), at("02:00.1")]));
     host
 }
 

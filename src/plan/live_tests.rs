@@ -180,7 +180,7 @@ fn what_shares_the_group_is_named_and_bridges_are_not() {
     host.functions.retain(|function| function.address != at("00:01.0"));
     host.functions.extend([bridge, driven("07:00.0", "010601", "1b21:0612", "ahci", 15)]);
     let functions = ["00:01.0", "01:00.0", "01:00.1", "07:00.0"].map(at).to_vec();
-    host.groups = vec![Group { id: 15, functions }];
+    host.groups = vec![Group::new(15, functions)];
     let card = card(&host);
     assert_eq!(card.companions(&host), [at("07:00.0")]);
     let error = preflight::refuse_host(&host, &card, &[]).unwrap();
