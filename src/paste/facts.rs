@@ -200,10 +200,8 @@ impl Facts {
                 groups.entry(group).or_default().insert(function.address);
             }
         }
-        let group = |(id, functions): (u32, BTreeSet<Address>)| Group {
-            id,
-            functions: functions.into_iter().collect(),
-        };
+        let group =
+            |(id, functions): (u32, BTreeSet<Address>)| Group::new(id, functions.into_iter().collect());
         host.groups = groups.into_iter().map(group).collect();
         self.system.give(host);
         notes.append(&mut self.contradictions);

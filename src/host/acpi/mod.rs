@@ -61,7 +61,7 @@ fn number(bytes: &[u8], at: usize, length: usize) -> Option<u64> {
 }
 
 /// The table after its header, as far as the header says that it goes.
-fn body<'b>(bytes: &'b [u8], signature: [u8; 4]) -> Option<&'b [u8]> {
+fn body(bytes: &[u8], signature: [u8; 4]) -> Option<&[u8]> {
     if !bytes.starts_with(&signature) {
         return None;
     }
