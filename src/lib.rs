@@ -20,7 +20,7 @@
 //! 5. [`journal`] carries file steps out, each on record before it acts, and undoes them after a power cut too.
 //!    [`handover`] carries live steps out in a worker of their own; the way home is planned from the machine as it
 //!    is.
-//! 6. [`vm`] runs a guest with a card by QEMU alone.
+//! 6. [`vm`] runs a guest with a card by QEMU alone; [`hook`] is called by libvirt's daemon for its own guests.
 //!
 //! Everything that touches the outside goes through [`machine::Machine`], one method an operation. That is what lets
 //! the tests put a simulated machine in its place, which loses power at any of them.
@@ -42,6 +42,7 @@ pub mod cli;
 pub mod edit;
 pub mod error;
 pub mod handover;
+pub mod hook;
 pub mod host;
 pub mod journal;
 pub mod judge;

@@ -4,11 +4,12 @@ use super::{Context, follow::this_machine};
 use crate::{
     error::{Result, Status},
     handover::{
-        client,
+        awake, client,
         record::RUN,
         unused,
         worker::{self, Outcome, Request, Way},
     },
+    hook::watch,
     pci::Address,
     vm::run,
 };
@@ -38,6 +39,10 @@ enum Part {
         #[arg(long)]
         op: String,
     },
+    /// Watch a libvirt domain that has cards, until they are home.
+    Watch { uuid: String },
+    /// Hold a lock until a process ends: what `systemd-inhibit` runs.
+    Awake { key: String, pid: u32, started: u64 },
     /// Without systemd: start `gpuferry card WORDS` in a session of its own, and again if it is killed.
     Keep {
         /// The words.
@@ -73,6 +78,10 @@ impl Card {
         match self.part {
             Part::Keep { words } => client::keep(&machine, &words, &Path::new(RUN).join("worker.log")),
             Part::Trial { address, op } => unused::watch(&machine, address, &op).map(|()| Status::Done),
+            Part::Watch { uuid } => watch::work(&machine, &uuid).map(|()| Status::Done),
+            Part::Awake { key, pid, started } => {
+                awake::keep(&machine, &key, pid, started).map(|()| Status::Done)
+            }
             Part::Guest { name, op } => run::work(&machine, &name, &op).map(|()| Status::Done),
             Part::Work(work) => {
                 let request = Request {

@@ -5,11 +5,10 @@ use crate::{
     error::{Error, Result, Status},
     handover::{
         client,
-        record::{self, Event, Line},
+        record::{Event, Line},
         worker::{Request, Way},
     },
     machine::{Machine, Ownership, live::Live},
-    pci::Address,
     step::live::driver_of,
 };
 use std::{
@@ -28,31 +27,14 @@ pub(super) fn this_machine(context: &Context, verb: &str) -> Result<Live> {
     Live::open(Path::new("/")).map_err(|error| Error::io("open", Path::new("/"), &error))
 }
 
+pub(super) use client::{at_work as worker_at_work, nothing_hangs};
+
 /// Only root writes to sysfs.
 pub(super) fn need_root(verb: &str) -> Result<()> {
     if rustix::process::geteuid().is_root() {
         return Ok(());
     }
     Err(Error::failed(format!("`{verb}` needs root")).hint(format!("sudo gpuferry {verb} …")))
-}
-
-/// While a write hangs, reading a device's attributes can hang too (its lock is held): say so and look no further.
-pub(super) fn nothing_hangs(machine: &dyn Machine) -> Result<()> {
-    for state in record::cards(machine).unwrap_or_default() {
-        let address = state.card.address;
-        let lines = record::lines(machine, &record::folder(address).join("events"));
-        let now = record::millis(machine.now());
-        let write = record::in_flight(&lines).filter(|write| write.hangs(now));
-        if let Some(write) = write.filter(|_| worker_at_work(machine, address)) {
-            return Err(client::hanging(machine, address, &write).with_status(Status::Refused));
-        }
-    }
-    Ok(())
-}
-
-/// Whether somebody holds the card's lock.
-pub(super) fn worker_at_work(machine: &dyn Machine, address: Address) -> bool {
-    matches!(machine.lock(&record::folder(address).join("lock")), Ok(None))
 }
 
 /// Starts the worker and shows its stages to the end.

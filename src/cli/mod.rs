@@ -8,6 +8,7 @@ mod doctor;
 mod follow;
 mod generate;
 mod history;
+mod hook;
 mod inspect;
 mod keep;
 mod plan;
@@ -65,6 +66,8 @@ pub enum Verb {
     Keep(keep::Keep),
     /// Guests.
     Vm(vm::Vm),
+    /// Hand cards over when libvirt starts and stops its guests.
+    Hook(hook::Hook),
     /// Show who has which card, since when, and what comes next.
     Status(status::Status),
     /// What the worker's unit runs.
@@ -92,6 +95,13 @@ pub struct Context {
 
 /// Runs the program on these words and returns its exit status.
 pub fn main(words: impl IntoIterator<Item = std::ffi::OsString>) -> Status {
+    let words: Vec<_> = words.into_iter().collect();
+    // libvirt waits for it at every step of every guest: before anything else is made ready.
+    if let [_, verb, part, call @ ..] = words.as_slice() {
+        if verb == "hook" && part == "qemu" && call.len() == 4 {
+            return crate::hook::call::main(call, &mut io::stdin());
+        }
+    }
     let cli = match Cli::try_parse_from(words) {
         Ok(cli) => cli,
         Err(error) => {
@@ -117,6 +127,7 @@ fn run(context: &Context, verb: Option<Verb>) -> Result<Status> {
         Some(Verb::History(_)) => history::History::run(context),
         Some(Verb::Detach(verb)) => verb.run(context),
         Some(Verb::Reattach(verb)) => verb.run(context),
+        Some(Verb::Hook(verb)) => verb.run(context),
         Some(Verb::Status(_)) => status::Status::run(context),
         Some(Verb::Keep(verb)) => verb.run(context),
         Some(Verb::Vm(verb)) => verb.run(context),

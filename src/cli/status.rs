@@ -71,8 +71,10 @@ impl Status {
         }
         rows.sort_by_key(|row| row.address);
         let guests = crate::vm::list(&machine);
+        let (domains, lines) = super::hook::rows(&machine);
         if context.json {
-            let value = serde_json::json!({ "schema": 1, "cards": rows, "guests": guests, "unseen": unseen });
+            let value = serde_json::json!({ "schema": 1, "cards": rows, "guests": guests, "domains": domains,
+                "unseen": unseen });
             print(&format!("{value}\n"))?;
             return Ok(Exit::Done);
         }
@@ -82,6 +84,7 @@ impl Status {
         for guest in &guests {
             print(&format!(" guest {}\n", guest.sentence()))?;
         }
+        lines.iter().try_for_each(|line| print(line))?;
         if rows.is_empty() {
             print(" no card here\n")?;
         }

@@ -20,6 +20,9 @@ use std::{
     time::Duration,
 };
 
+/// How long a unit may take to go after its process has ended.
+const LEAVES: Duration = Duration::from_secs(10);
+
 /// The name of a new operation.
 pub fn new_op(machine: &dyn Machine) -> String {
     format!("{}-{}", machine.now().as_millis(), std::process::id())
@@ -35,6 +38,9 @@ pub fn own_path(machine: &dyn Machine) -> Result<PathBuf> {
 pub fn start(machine: &dyn Machine, systemd: bool, unit: &str, words: &[OsString]) -> Result<()> {
     let own = own_path(machine)?;
     if systemd {
+        // The one before it may have told its end and not be gone yet; its name is taken until then.
+        let loaded = Path::new("/run/systemd/transient").join(format!("{unit}.service"));
+        wait_until(machine, LEAVES, || !machine.exists(&loaded));
         // Restart: a worker that was killed is the one that knows how to bring the card home. KillMode: a guest
         // is not ended with its worker; the worker that comes after it takes it up again.
         let unit_words = ["--quiet", "--collect", "--service-type=exec", "--property=Restart=on-abnormal"];
@@ -98,6 +104,9 @@ pub fn start_worker(machine: &dyn Machine, systemd: bool, request: &Request) -> 
     for word in &request.stop {
         words.extend(["--stop".into(), word.into()]);
     }
+    if let Some(guest) = &request.guest {
+        words.push(format!("--guest={guest}").into());
+    }
     start(machine, systemd, &format!("gpuferry-card-{}", key(request.address)), &words)
 }
 
@@ -130,6 +139,40 @@ pub fn follow(
         }
         seen = lines.len();
     }
+}
+
+/// Starts the worker for a request and follows it to its end: the sentence that it ended with, or its failure.
+pub fn carry_out(machine: &dyn Machine, systemd: bool, request: &Request) -> Result<String> {
+    if at_work(machine, request.address) {
+        return Err(super::worker::busy(machine, request.address));
+    }
+    start_worker(machine, systemd, request)?;
+    match follow(machine, request.address, &request.op, request.limit, |_| Ok(()))? {
+        (Status::Done, Event::Finished { message, .. }) => Ok(message),
+        (status, Event::Finished { message, details, hints, .. }) => {
+            Err(Error { status, message, details, hints })
+        }
+        (status, _) => Err(Error::new(status, "the worker ended without a word")),
+    }
+}
+
+/// Whether somebody holds the card's lock.
+pub fn at_work(machine: &dyn Machine, address: Address) -> bool {
+    matches!(machine.lock(&record::folder(address).join("lock")), Ok(None))
+}
+
+/// While a write hangs, reading a device's attributes can hang too (its lock is held): say so and look no further.
+pub fn nothing_hangs(machine: &dyn Machine) -> Result<()> {
+    for state in record::cards(machine).unwrap_or_default() {
+        let address = state.card.address;
+        let lines = record::lines(machine, &record::folder(address).join("events"));
+        let now = record::millis(machine.now());
+        let write = record::in_flight(&lines).filter(|write| write.hangs(now));
+        if let Some(write) = write.filter(|_| at_work(machine, address)) {
+            return Err(hanging(machine, address, &write).with_status(Status::Refused));
+        }
+    }
+    Ok(())
 }
 
 fn own(mut lines: Vec<Line>, op: &str) -> Vec<Line> {

@@ -23,6 +23,7 @@
 //! May change: drivers, overrides, consoles and modules of the card that it was asked for, and files below
 //! [`record::RUN`] and [`record::LOG`].
 
+pub mod awake;
 pub mod client;
 pub mod drivers;
 pub mod holders;

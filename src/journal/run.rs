@@ -145,6 +145,8 @@ pub enum Which {
     All,
     /// The newest change that is not undone.
     Last,
+    /// The change with this number: one whose files no later change has touched.
+    One(u32),
 }
 
 /// Undoes changes. The caller holds the [`lock`]. `tools` tells whether the distribution's tools of this root can be
@@ -158,8 +160,10 @@ pub fn revert(machine: &dyn Machine, which: Which, tools: bool, say: Say) -> Res
     let mut open = record::load(&machine)?;
     open.retain(|change| change.state() != State::Reverted);
     open.reverse();
-    if which == Which::Last {
-        open.truncate(1);
+    match which {
+        Which::All => {}
+        Which::Last => open.truncate(1),
+        Which::One(number) => open.retain(|change| change.number == number),
     }
     let numbers = open.iter().map(|change| change.number).collect();
     let edited = edited(machine, &open)?;

@@ -4,12 +4,13 @@
 //! saved root cannot lead out of it. Knows nothing of GPUs.
 
 use super::{
-    FileKind, Finished, Lock, MAX_OUTPUT, MAX_READ, Machine, Ownership, Program, Root, Space, Stat,
+    FileKind, Finished, FolderWatch, Lock, MAX_OUTPUT, MAX_READ, Machine, Ownership, Program, Root, Space,
+    Stat,
     process::{Process, Watched},
 };
 use rustix::{
     event::{PollFd, PollFlags, poll},
-    fs::{self, AtFlags, Mode, OFlags, ResolveFlags},
+    fs::{self, AtFlags, Mode, OFlags, ResolveFlags, inotify},
     io::Errno,
     net::{AddressFamily, RecvFlags, SocketFlags, SocketType, netlink},
     time::{ClockId, Timespec, clock_gettime},
@@ -205,6 +206,33 @@ impl Root for Live {
 /// The largest record that /dev/kmsg gives, in bytes (PRINTK_MESSAGE_MAX in kernel/printk/internal.h, rounded up).
 const MAX_RECORD: usize = 16 << 10;
 
+/// inotify(7) on a folder: it is opened by whoever lists it.
+struct Listing {
+    events: OwnedFd,
+    listed: bool,
+}
+
+impl FolderWatch for Listing {
+    fn listed(&mut self, at_most: Duration) -> bool {
+        let end = Instant::now() + at_most;
+        while !self.listed {
+            let left = end.saturating_duration_since(Instant::now());
+            let ready = poll(&mut [PollFd::new(&self.events, PollFlags::IN)], Some(&timespec(left)));
+            if ready.is_ok_and(|count| count > 0) {
+                let mut space = [std::mem::MaybeUninit::uninit(); 4096];
+                let mut events = inotify::Reader::new(&self.events, &mut space);
+                while let Ok(event) = events.next() {
+                    // Of the folder itself: events of what is in it have a name.
+                    self.listed |= event.file_name().is_none();
+                }
+            } else if left.is_zero() {
+                break;
+            }
+        }
+        self.listed
+    }
+}
+
 /// A lock on an open file; the kernel lets go when the descriptor closes.
 struct FileLock(#[allow(dead_code, reason = "held for its drop")] OwnedFd);
 impl Lock for FileLock {}
@@ -314,6 +342,15 @@ impl Machine for Live {
 
     fn process(&self, pid: u32) -> io::Result<Box<dyn Process>> {
         Ok(Box::new(Watched::find(pid)?))
+    }
+
+    fn watch_folder(&self, path: &Path) -> io::Result<Box<dyn FolderWatch>> {
+        if !self.is_running() {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let events = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+        inotify::add_watch(&events, path, inotify::WatchFlags::OPEN | inotify::WatchFlags::ONLYDIR)?;
+        Ok(Box::new(Listing { events, listed: false }))
     }
 
     fn now(&self) -> Duration {
@@ -497,6 +534,17 @@ mod tests {
         let finished = here().run(&leaves).unwrap();
         assert_eq!((finished.status, finished.stdout.as_slice()), (Some(0), &b"hi\n"[..]));
         assert!(begun.elapsed() < Duration::from_secs(3));
+    }
+
+    #[test]
+    fn who_lists_a_folder_is_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("file"), "").unwrap();
+        let mut watch = here().watch_folder(folder.path()).unwrap();
+        std::fs::read(folder.path().join("file")).unwrap();
+        assert!(!watch.listed(Duration::from_millis(50)));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert!(watch.listed(Duration::from_secs(20)));
     }
 
     #[test]

@@ -262,6 +262,12 @@ pub trait Machine: Root {
         Err(io::ErrorKind::Unsupported.into())
     }
 
+    /// Watches who lists a folder, from now on.
+    fn watch_folder(&self, path: &Path) -> io::Result<Box<dyn FolderWatch>> {
+        let _ = path;
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// Wall clock, since 1970. For records that people read.
     fn now(&self) -> Duration;
     /// Time since boot. For deadlines.
@@ -272,6 +278,12 @@ pub trait Machine: Root {
 
 /// A lock that is held until it is dropped.
 pub trait Lock {}
+
+/// Tells when somebody lists a folder.
+pub trait FolderWatch {
+    /// Waits until it was listed since this watch began, at most this long.
+    fn listed(&mut self, at_most: Duration) -> bool;
+}
 
 /// Waits until `done` holds: looks, then waits for the next device event or a growing pause, and looks again.
 ///

@@ -18,7 +18,7 @@ pub mod qmp;
 pub mod run;
 
 use crate::{
-    handover::{record, snapshot::Card},
+    handover::{awake, record, snapshot::Card},
     machine::{Machine, process},
     pci::Address,
 };
@@ -201,8 +201,15 @@ pub struct Running {
     pub cards: Vec<Address>,
     /// Whether its supervisor is at work.
     pub watched: bool,
+    /// Whether the host is kept awake for it.
+    pub awake: bool,
     /// Since when, in milliseconds since 1970.
     pub since_ms: u64,
+}
+
+/// The word by which the host is kept awake for a guest.
+pub fn awake_key(name: &str) -> String {
+    format!("vm-{name}")
 }
 
 impl Running {
@@ -210,6 +217,8 @@ impl Running {
     pub fn sentence(&self) -> String {
         let cards: Vec<_> = self.cards.iter().map(Address::to_string).collect();
         let cards = if cards.is_empty() { "no card".to_owned() } else { cards.join(", ") };
+        let cards =
+            if self.awake { format!("{cards}; sleep and the lid switch are inhibited") } else { cards };
         match (self.pid, self.watched) {
             (Some(pid), true) => format!("{} runs (pid {pid}) with {cards}", self.name),
             (Some(pid), false) => format!("{} runs (pid {pid}) with {cards}; nobody watches it", self.name),
@@ -232,6 +241,7 @@ pub fn list(machine: &dyn Machine) -> Vec<Running> {
             pid: alive.map(|(pid, _)| pid),
             cards: state.cards,
             watched: matches!(machine.lock(&folder.join("lock")), Ok(None)),
+            awake: awake::is_held(machine, &awake_key(&name.to_string_lossy())),
             since_ms: state.since_ms,
         })
     });

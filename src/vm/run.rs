@@ -10,7 +10,7 @@ use super::{
 use crate::{
     error::{Error, Result, Status, said},
     handover::{
-        client,
+        awake, client,
         record::{self, Event, Recorder, millis},
         snapshot::Card,
         worker::{self, Outcome, Request, Way},
@@ -135,6 +135,12 @@ impl Guest<'_> {
             qemu: None,
             since_ms: millis(self.machine.now()),
         });
+        if !self.spec.cards.is_empty() {
+            let cards: Vec<_> = self.spec.cards.iter().map(|card| card.address.to_string()).collect();
+            let why = format!("the guest {} has {}", self.spec.name, cards.join(", "));
+            // Without it the host sleeps when its owner says so; the guest runs, and its cards come home.
+            let _ = awake::start(self.machine, &super::awake_key(&self.spec.name), &why);
+        }
         let adopted = state.qemu.and_then(|(pid, started)| process::find(self.machine, pid, started));
         let ended = match (before.is_some(), adopted) {
             (true, Some(qemu)) => {
