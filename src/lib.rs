@@ -38,6 +38,7 @@
 //!
 //! `docs/extending.md` has the recipes, `docs/design/` the reasons.
 
+pub mod capture;
 pub mod cli;
 pub mod edit;
 pub mod error;

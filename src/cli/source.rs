@@ -4,25 +4,39 @@
 
 use super::Context;
 use crate::{
+    capture::source::Sources,
     error::{Error, Result, said},
     host::{self, Host, Source},
     machine::{Root, live::Live},
+    paste,
 };
 use std::path::Path;
 
 /// The door to the machine that is looked at, and what is seen through it.
 pub(super) fn look(context: &Context) -> Result<(Box<dyn Root>, Host)> {
-    let folder = context.host.first().map_or(Path::new("/"), |folder| folder.as_path());
-    let root = Live::open(folder).map_err(|error| {
-        Error::usage(format!("cannot open {}: {}", folder.display(), said(&error)))
-            .hint("--host takes a folder that holds a saved sys/, proc/ and etc/")
-    })?;
-    let mut host = host::observe(&root);
-    if !context.host.is_empty() {
+    if context.host.is_empty() {
+        let root = Live::open(Path::new("/"))
+            .map_err(|error| Error::usage(format!("cannot open /: {}", said(&error))))?;
+        let host = host::observe(&root);
+        return Ok((Box::new(root), host));
+    }
+    let mut sources = Sources::open(&context.host)?;
+    let texts = std::mem::take(&mut sources.texts);
+    let notes = std::mem::take(&mut sources.notes);
+    let trees = !sources.trees.is_empty();
+    let root = sources.root();
+    let mut host = if trees { host::observe(&root) } else { Host::unknown(Source::Text) };
+    if trees {
         host.source = Source::Capture;
-        if host.functions.is_empty() {
-            host.unseen.push(format!("{} holds no sys/bus/pci/devices", folder.display()));
-        }
+    }
+    if !texts.is_empty() {
+        paste::merge(&mut host, &texts);
+        host::conclude(&mut host);
+    }
+    host.unseen.extend(notes);
+    if host.functions.is_empty() && trees {
+        let named: Vec<String> = context.host.iter().map(|name| name.display().to_string()).collect();
+        host.unseen.push(format!("{} holds no sys/bus/pci/devices", named.join(", ")));
     }
     Ok((Box::new(root), host))
 }

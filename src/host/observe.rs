@@ -46,6 +46,11 @@ fn look_at(look: Look) -> Host {
 /// Cards, and the verdict on them, from the functions and groups that are known: the last step of every way to a
 /// [`Host`].
 pub fn conclude(host: &mut Host) {
-    host.gpus = gpu::gpus(host);
+    let now = gpu::gpus(host);
+    let before = std::mem::replace(&mut host.gpus, now);
+    for gpu in &mut host.gpus {
+        let same = before.iter().find(|old| old.address == gpu.address);
+        gpu.displays = same.and_then(|old| old.displays.clone());
+    }
     judge::gpus(host);
 }

@@ -9,6 +9,7 @@ pub mod live;
 pub mod process;
 #[cfg(test)]
 pub(crate) mod sim;
+pub mod tree;
 
 use std::{
     ffi::{OsStr, OsString},
