@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result, Status},
-    host::{Function, Gpu, Host},
+    host::{Connector, Function, Gpu, Holder, Host},
     judge,
 };
 use clap::{Args, ValueEnum};
@@ -98,6 +98,18 @@ fn card(host: &Host, gpu: &Gpu) -> String {
         line(title, &format!("{}  {:<8} {driver}", own.address, class_word(own)));
         title = "";
     }
+    let mut title = "connectors";
+    for connector in host.connectors(gpu.address).into_iter().flatten() {
+        line(title, &connector_words(connector));
+        title = "";
+    }
+    let mut title = "held by";
+    for own in gpu.functions.iter().filter_map(|own| host.function(*own)) {
+        for holder in own.holders.iter().flatten() {
+            line(title, &holder_words(holder));
+            title = "";
+        }
+    }
     let group = function.iommu_group.map_or_else(|| "none".to_owned(), |group| group.to_string());
     let shares = if gpu.companions.is_empty() { "" } else { ", shared with" };
     line("group", &format!("{group}{shares}"));
@@ -115,6 +127,25 @@ fn card(host: &Host, gpu: &Gpu) -> String {
         if gpu.reasons.is_empty() { String::new() } else { format!(": {}", gpu.reasons.join(", ")) };
     line("verdict", &format!("{}{reasons}", verdict_word(gpu.verdict)));
     text
+}
+
+fn connector_words(connector: &Connector) -> String {
+    let on = match (connector.connected, &connector.monitor) {
+        (Some(true), Some(monitor)) => monitor.shown(),
+        (Some(true), None) => "a display".to_owned(),
+        (Some(false), _) => "nothing".to_owned(),
+        (None, _) => "not known".to_owned(),
+    };
+    let dark = connector.connected == Some(true) && connector.enabled == Some(false);
+    format!("{:<10}  {on}{}", connector.name, if dark { ", dark" } else { "" })
+}
+
+fn holder_words(holder: &Holder) -> String {
+    let place = holder.place().map_or_else(String::new, |place| format!("; {place}"));
+    let only =
+        |node: &String| if holder.mapped.contains(node) { format!("{node} (mapped)") } else { node.clone() };
+    let nodes: Vec<String> = holder.nodes.iter().map(only).collect();
+    format!("{}: {}{place}", holder.shown(), nodes.join(" "))
 }
 
 fn row(function: &Function, rest: &str) -> String {

@@ -26,10 +26,11 @@
 pub mod awake;
 pub mod client;
 pub mod drivers;
-pub mod holders;
 pub mod preflight;
 pub mod record;
 pub mod snapshot;
 pub mod stop;
 pub mod unused;
 pub mod worker;
+
+pub use crate::host::holders;

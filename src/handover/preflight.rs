@@ -25,13 +25,13 @@ pub fn refuse_lend(card: &Card, held: &[Held], stops: &[Stop], allowed: &[String
     if kept.is_empty() && !stops.is_empty() {
         return None;
     }
-    let who = first.holders.iter().map(shown).collect::<Vec<_>>().join(", ");
+    let who = first.holders.iter().map(Holder::shown).collect::<Vec<_>>().join(", ");
     let driver = first.driver.as_deref().unwrap_or("no driver");
     let mut error = Error::refused(format!("{} ({driver}) is in use by {who}", first.address))
         .detail(format!("{} {}", first.holders[0].nodes.join(", "), "is open"))
         .detail(format!("taken away now, {}", drivers::facts(driver).otherwise));
     for more in &busy[1..] {
-        let who = more.holders.iter().map(shown).collect::<Vec<_>>().join(", ");
+        let who = more.holders.iter().map(Holder::shown).collect::<Vec<_>>().join(", ");
         error = error.detail(format!("{} is in use by {who}", more.address));
     }
     for stop in &kept {
@@ -63,16 +63,6 @@ pub fn refuse_home(card: &Card, held: &[Held]) -> Option<Error> {
         );
     }
     None
-}
-
-/// PID 1 and logind hold a display for a session: it is the session that is told of.
-fn shown(holder: &Holder) -> String {
-    match holder.process.as_str() {
-        "systemd" | "systemd-logind" if holder.user == "root" => {
-            format!("a login session ({} keeps it open for it)", holder.process)
-        }
-        _ => holder.shown(),
-    }
 }
 
 /// What rule 2 protects, and groups that would have to go as one. `together`: all cards named in one command.

@@ -351,7 +351,7 @@ mod tests {
             self.put(&format!("proc/{pid}/cgroup"), &format!("0::{cgroup}\n"));
             let fields = "0 ".repeat(18);
             self.put(&format!("proc/{pid}/stat"), &format!("{pid} (x) S {fields}4711 0\n"));
-            Holder { pid, process: process.into(), user: user.into(), nodes: vec![node.into()] }
+            Holder::new(pid, process, user, vec![node.into()])
         }
 
         fn words(&self, holders: Vec<Holder>) -> Vec<String> {

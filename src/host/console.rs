@@ -1,8 +1,6 @@
-//! What is shown where: frame buffers, the back ends of the virtual terminals, connectors with a display.
+//! What is shown where: frame buffers, and the back ends of the virtual terminals.
 
 use super::{Console, Framebuffer, look::Look};
-use crate::pci::Address;
-use std::collections::BTreeMap;
 
 /// Frame buffers, by number (/sys/class/graphics/fbN).
 pub(super) fn framebuffers(look: &Look) -> Vec<Framebuffer> {
@@ -32,22 +30,5 @@ pub(super) fn consoles(look: &Look) -> Vec<Console> {
         })
         .collect();
     found.sort_by_key(|console| console.index);
-    found
-}
-
-/// Connectors with a display on them, for each function that has a DRM driver. `status` is what the driver saw last;
-/// reading it looks at nothing anew (drivers/gpu/drm/drm_sysfs.c, `status_show`).
-pub(super) fn displays(look: &Look) -> BTreeMap<Address, Vec<String>> {
-    let names = look.list("/sys/class/drm").unwrap_or_default();
-    let mut found: BTreeMap<Address, Vec<String>> = BTreeMap::new();
-    for name in names.iter().filter(|name| name.starts_with("card")) {
-        let folder = format!("/sys/class/drm/{name}");
-        let Some(function) = look.function_of(&folder) else { continue };
-        let connectors = found.entry(function).or_default();
-        let Some((_, connector)) = name.split_once('-') else { continue };
-        if look.text(&format!("{folder}/status")).as_deref() == Some("connected") {
-            connectors.push(connector.to_owned());
-        }
-    }
     found
 }

@@ -36,7 +36,10 @@ pub fn gpus(host: &Host) -> Vec<Gpu> {
                 (true, true) => Isolation::Isolated,
                 (true, false) => Isolation::Shared,
             },
-            displays: None,
+            displays: host.connectors(display.address).map(|connectors| {
+                let on = connectors.iter().filter(|connector| connector.connected == Some(true));
+                on.map(|connector| connector.name.clone()).collect()
+            }),
             functions,
             companions,
             verdict: Verdict::Unknown,

@@ -9,7 +9,10 @@ mod boot;
 pub mod config;
 mod console;
 mod cpu;
+pub mod display;
+pub mod edid;
 pub mod gpu;
+pub mod holders;
 mod input;
 mod iommu;
 pub mod kernel;
@@ -21,13 +24,17 @@ mod network;
 mod observe;
 mod pci;
 mod regions;
+pub mod sessions;
 mod storage;
 #[cfg(test)]
 pub(crate) mod testing;
 
 pub use config::Config;
+pub use display::{Claim, Connector, DrmCard, FirmwareFramebuffer};
+pub use holders::Holder;
 pub use observe::{conclude, observe, observe_waking};
 pub use regions::{Region, RegionKind};
+pub use sessions::Session;
 
 use crate::{
     error::{Error, Result},
@@ -78,6 +85,18 @@ pub struct Host {
     pub framebuffers: Vec<Framebuffer>,
     /// Virtual terminal back ends (/sys/class/vtconsole), by number.
     pub consoles: Vec<Console>,
+    /// DRM cards and their connectors. `None`: not told.
+    #[serde(default)]
+    pub drm_cards: Option<Vec<DrmCard>>,
+    /// Frame buffers that the firmware left.
+    #[serde(default)]
+    pub firmware_framebuffers: Vec<FirmwareFramebuffer>,
+    /// Who has claimed memory of display controllers. `None`: not told.
+    #[serde(default)]
+    pub claims: Option<Vec<Claim>>,
+    /// Login sessions. `None`: not told.
+    #[serde(default)]
+    pub sessions: Option<Vec<Session>>,
     /// Keyboards behind PCI functions (through their USB controllers). `None`: not looked at.
     #[serde(default)]
     pub keyboards: Option<Vec<Keyboard>>,
@@ -294,6 +313,10 @@ pub struct Function {
     /// Whether the kernel may cut its power (`d3cold_allowed`).
     #[serde(default)]
     pub d3cold_allowed: Option<bool>,
+    /// Processes that hold its device nodes; looked at for the functions of cards. `None`: not told, or none was
+    /// seen and not all processes may be looked at.
+    #[serde(default)]
+    pub holders: Option<Vec<Holder>>,
 }
 
 impl Function {
@@ -325,6 +348,7 @@ impl Function {
             regions: None,
             reset_methods: None,
             d3cold_allowed: None,
+            holders: None,
         }
     }
 
@@ -584,6 +608,10 @@ impl Host {
             network: None,
             framebuffers: Vec::new(),
             consoles: Vec::new(),
+            drm_cards: None,
+            firmware_framebuffers: Vec::new(),
+            claims: None,
+            sessions: None,
             keyboards: None,
             systemd: false,
             unseen: Vec::new(),
@@ -615,6 +643,14 @@ impl Host {
     pub fn gpu(&self, address: Address) -> Option<&Gpu> {
         let own = self.gpus.iter().find(|gpu| gpu.address == address);
         own.or_else(|| self.gpus.iter().find(|gpu| gpu.functions.contains(&address)))
+    }
+
+    /// Connectors of a function's DRM cards. `None`: no driver that tells.
+    pub fn connectors(&self, address: Address) -> Option<Vec<&Connector>> {
+        let mut own =
+            self.drm_cards.iter().flatten().filter(|card| card.function == Some(address)).peekable();
+        own.peek()?;
+        Some(own.flat_map(|card| &card.connectors).collect())
     }
 
     /// The group with a number.

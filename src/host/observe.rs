@@ -3,8 +3,8 @@
 //! Changes nothing, runs nothing, and cannot fail: what could not be read is unknown, and named in `unseen`.
 
 use super::{
-    Host, Source, acpi, boot, console, cpu, gpu, input, iommu, kernel, look::Look, modules, names, network,
-    pci, storage,
+    Host, Source, acpi, boot, console, cpu, display, gpu, holders, input, iommu, kernel, look::Look, modules,
+    names, network, pci, sessions, storage,
 };
 use crate::{judge, machine::Root};
 
@@ -34,13 +34,32 @@ fn look_at(look: Look) -> Host {
     host.network = network::network(&look);
     host.keyboards = input::keyboards(&look);
     host.systemd = look.exists("/run/systemd/system");
-    let mut displays = console::displays(&look);
+    host.drm_cards = display::cards(&look);
+    host.firmware_framebuffers = display::firmware(&look);
+    host.sessions = sessions::sessions(&look);
+    host.gpus = gpu::gpus(&host);
+    let displays: Vec<_> = host.gpus.iter().map(|gpu| gpu.address).collect();
+    host.claims = display::claims(&look, &displays);
+    display::settle(&mut host);
+    hold(&look, &mut host);
     host.unseen = look.unseen();
     conclude(&mut host);
-    for gpu in &mut host.gpus {
-        gpu.displays = displays.remove(&gpu.address);
-    }
     host
+}
+
+/// Who holds the functions of cards: one look at all processes.
+fn hold(look: &Look, host: &mut Host) {
+    let own: Vec<_> = host.gpus.iter().flat_map(|gpu| &gpu.functions).copied().collect();
+    let nodes = holders::nodes_of(&look.root, &own);
+    let scan = holders::scan(&look.root, &nodes.values().flatten().cloned().collect());
+    for function in &mut host.functions {
+        if let Some(nodes) = nodes.get(&function.address) {
+            function.holders = scan.of(nodes);
+        }
+    }
+    if scan.some && !scan.complete {
+        look.note("what other users' processes hold: run it as root to see it".to_owned());
+    }
 }
 
 /// Cards, and the verdict on them, from the functions and groups that are known: the last step of every way to a

@@ -1,7 +1,102 @@
 //! Small machines for tests, in the words of the facts. Only for tests.
 
 use super::{CpuVendor, DiskUse, Function, Host, Interface, Known, Purpose, Source, Virtualization};
-use crate::pci::{Address, DeviceId};
+use crate::{
+    machine::{FileKind, Ownership, Root, Stat},
+    pci::{Address, DeviceId},
+};
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    io,
+    path::{Path, PathBuf},
+};
+
+/// A saved tree in memory. Links are kept as they are and not followed.
+#[derive(Debug, Default)]
+pub(crate) struct Tree {
+    entries: BTreeMap<PathBuf, Entry>,
+}
+
+#[derive(Debug)]
+enum Entry {
+    File(Vec<u8>),
+    Folder,
+    Link(PathBuf),
+    Forbidden,
+}
+
+impl Tree {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    /// A file with these bytes, and the folders above it. What is below it turns it into a folder.
+    pub(crate) fn file(&mut self, path: &str, bytes: impl AsRef<[u8]>) {
+        self.put(path, Entry::File(bytes.as_ref().to_vec()));
+    }
+
+    /// An empty folder.
+    pub(crate) fn folder(&mut self, path: &str) {
+        self.put(path, Entry::Folder);
+    }
+
+    /// A link.
+    pub(crate) fn link(&mut self, path: &str, target: &str) {
+        self.put(path, Entry::Link(target.into()));
+    }
+
+    /// Something that may not be read.
+    pub(crate) fn forbid(&mut self, path: &str) {
+        self.entries.retain(|other, _| !other.starts_with(path));
+        self.put(path, Entry::Forbidden);
+    }
+
+    fn put(&mut self, path: &str, entry: Entry) {
+        for folder in Path::new(path).ancestors().skip(1) {
+            self.entries.entry(folder.to_owned()).or_insert(Entry::Folder);
+        }
+        self.entries.insert(path.into(), entry);
+    }
+
+    fn find(&self, path: &Path) -> io::Result<&Entry> {
+        match self.entries.get(path) {
+            Some(Entry::Forbidden) => Err(io::ErrorKind::PermissionDenied.into()),
+            found => found.ok_or_else(|| io::Error::from_raw_os_error(2)),
+        }
+    }
+}
+
+impl Root for Tree {
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        match self.find(path)? {
+            Entry::File(bytes) => Ok(bytes.clone()),
+            _ => Err(io::Error::from_raw_os_error(21)),
+        }
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<OsString>> {
+        self.find(path)?;
+        let below = self.entries.keys().filter(|other| other.parent() == Some(path));
+        Ok(below.filter_map(|other| Some(other.file_name()?.to_owned())).collect())
+    }
+
+    fn readlink(&self, path: &Path) -> io::Result<PathBuf> {
+        match self.find(path)? {
+            Entry::Link(target) => Ok(target.clone()),
+            _ => Err(io::Error::from_raw_os_error(22)),
+        }
+    }
+
+    fn stat(&self, path: &Path) -> io::Result<Stat> {
+        let (kind, size) = match self.find(path)? {
+            Entry::File(bytes) => (FileKind::File, bytes.len() as u64),
+            Entry::Link(_) => (FileKind::Link, 0),
+            Entry::Folder | Entry::Forbidden => (FileKind::Folder, 0),
+        };
+        Ok(Stat { kind, size, ownership: Ownership::root(0o644) })
+    }
+}
 
 /// An address, as lspci writes it.
 pub(crate) fn at(address: &str) -> Address {

@@ -181,6 +181,23 @@ impl Root for Live {
         Ok(PathBuf::from(OsString::from_vec(target.into_bytes())))
     }
 
+    fn links(&self, path: &Path) -> io::Result<Vec<(OsString, PathBuf)>> {
+        let folder = self.at(path, OFlags::RDONLY | OFlags::DIRECTORY, 0)?;
+        let mut found = Vec::new();
+        for entry in fs::Dir::read_from(&folder)? {
+            let entry = entry?;
+            if matches!(entry.file_type(), fs::FileType::Symlink | fs::FileType::Unknown) {
+                // A descriptor that was closed meanwhile is not there any more.
+                if let Ok(target) = fs::readlinkat(&folder, entry.file_name(), Vec::new()) {
+                    let name = OsStr::from_bytes(entry.file_name().to_bytes()).to_owned();
+                    found.push((name, PathBuf::from(OsString::from_vec(target.into_bytes()))));
+                }
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
     fn stat(&self, path: &Path) -> io::Result<Stat> {
         let place = self.at(path, OFlags::PATH | OFlags::NOFOLLOW, 0)?;
         let stat = fs::fstat(&place)?;

@@ -98,6 +98,13 @@ pub trait Root {
     /// What is at a path; a link at its end is not followed.
     fn stat(&self, path: &Path) -> io::Result<Stat>;
 
+    /// Where each link in a folder points, by name; what is no link is left out. One look at the folder, where
+    /// that is possible: /proc/PID/fd has hundreds.
+    fn links(&self, path: &Path) -> io::Result<Vec<(OsString, PathBuf)>> {
+        let names = self.list(path)?.into_iter();
+        Ok(names.filter_map(|name| Some((name.clone(), self.readlink(&path.join(&name)).ok()?))).collect())
+    }
+
     /// The file as text without trailing white space; bytes that are no UTF-8 are replaced.
     fn text(&self, path: &Path) -> io::Result<String> {
         let bytes = self.read(path)?;
@@ -133,6 +140,9 @@ impl<R: Root + ?Sized> Root for &R {
     }
     fn kernel_log(&self) -> io::Result<Vec<u8>> {
         (**self).kernel_log()
+    }
+    fn links(&self, path: &Path) -> io::Result<Vec<(OsString, PathBuf)>> {
+        (**self).links(path)
     }
     fn list(&self, path: &Path) -> io::Result<Vec<OsString>> {
         (**self).list(path)
