@@ -6,7 +6,10 @@
 
 use super::{device::Row, words};
 use crate::{
-    host::{CpuVendor, Function, Group, Host, Known, Virtualization},
+    host::{
+        Config, CpuVendor, Function, Group, Host, Known, Virtualization,
+        config::{Acs, Controls, Header, PortKind},
+    },
     pci::{Address, Class, DevicePath},
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,6 +44,29 @@ pub(super) struct Fact {
     group_from_log: bool,
     /// The bus behind a bridge, and the last one behind it.
     pub behind: Option<(u8, u8)>,
+    /// Config space from a hex dump.
+    pub bytes: Vec<u8>,
+    /// The model, in a source that names maker and model apart.
+    pub model: Option<String>,
+    /// What a text describes of config space.
+    pub text: Room,
+}
+
+/// Config space as far as a text describes it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Room {
+    /// What is told already.
+    pub config: Option<Config>,
+    /// The capability whose lines follow is power management.
+    pub in_power: bool,
+    /// A capability of the extended space was shown: what is not shown there is not there.
+    pub extended: bool,
+    /// Access control was shown.
+    pub has_acs: bool,
+    /// What access control can do.
+    pub acs_can: Option<Controls>,
+    /// Where virtual functions begin, and the distance between them, in routing ids.
+    pub virtual_functions: Option<(u32, u32)>,
 }
 
 /// What has been told.
@@ -49,6 +75,8 @@ pub(super) struct Facts {
     functions: BTreeMap<Address, Fact>,
     /// Buses that hang on nothing: domain and number.
     root_buses: BTreeSet<(u32, u8)>,
+    /// Where functions hang, from paths: what is above, and the way from the root bus.
+    paths: BTreeMap<Address, (Option<Address>, DevicePath)>,
     /// Which function the log says the firmware's display is.
     pub boot_vga: Option<Address>,
     /// Functions that were left out because there are too many.
@@ -91,10 +119,14 @@ impl Facts {
             driver_from_log: false,
             group_from_log: false,
             behind: None,
+            bytes: Vec::new(),
+            model: None,
+            text: Room::default(),
         };
         Self {
             functions: host.functions.iter().map(|function| (function.address, known(function))).collect(),
             root_buses: BTreeSet::new(),
+            paths: BTreeMap::new(),
             boot_vga: None,
             left_out: 0,
             contradictions: Vec::new(),
@@ -114,6 +146,9 @@ impl Facts {
             driver_from_log: false,
             group_from_log: false,
             behind: None,
+            bytes: Vec::new(),
+            model: None,
+            text: Room::default(),
         }))
     }
 
@@ -177,9 +212,20 @@ impl Facts {
         }
     }
 
+    /// A function hangs there, if it is one: a path does not say what it is.
+    pub(super) fn place(&mut self, address: Address, parent: Option<Address>, path: DevicePath) {
+        if self.paths.len() < MAX_FUNCTIONS {
+            self.paths.entry(address).or_insert((parent, path));
+        }
+    }
+
     /// Puts everything into a host.
     pub(super) fn give(mut self, host: &mut Host, notes: &mut Vec<String>) {
+        for fact in self.functions.values_mut() {
+            fact.finish();
+        }
         self.places();
+        self.virtual_functions();
         if let Some(boot) = self.boot_vga {
             for fact in self.functions.values_mut() {
                 // One function is the kernel's default display; it says so of that one (drivers/pci/vgaarb.c).
@@ -212,6 +258,20 @@ impl Facts {
 
     /// Parents and paths, from the buses behind bridges.
     fn places(&mut self) {
+        for (address, (parent, path)) in std::mem::take(&mut self.paths) {
+            if let Some(fact) = self.functions.get_mut(&address) {
+                fill(&mut fact.function.path, Some(path));
+                fill(&mut fact.function.parent, parent);
+            }
+        }
+        for (address, fact) in &self.functions {
+            let config = fact.function.config.as_ref();
+            let kind = config.and_then(|config| config.express.as_ref()).map(|express| express.kind);
+            let on_root = matches!(kind, Some(PortKind::RootPort | PortKind::IntegratedEndpoint));
+            if on_root || fact.function.class.subclass() == 0x0600 {
+                self.root_buses.insert((address.domain, address.bus));
+            }
+        }
         let mut bridges: BTreeMap<(u32, u8), Address> = BTreeMap::new();
         for (address, fact) in &self.functions {
             if let Some((secondary, _)) = fact.behind {
@@ -228,6 +288,35 @@ impl Facts {
             if let Some(fact) = self.functions.get_mut(&address) {
                 fill(&mut fact.function.parent, parent);
                 fill(&mut fact.function.path, path);
+            }
+        }
+    }
+
+    /// Which functions are virtual ones, by the routing ids that their physical function gives them.
+    fn virtual_functions(&mut self) {
+        let mut owners: BTreeMap<Address, Address> = BTreeMap::new();
+        for (address, fact) in &self.functions {
+            let config = fact.function.config.as_ref();
+            let now = config.and_then(|config| config.sr_iov).map_or(0, |sr_iov| u32::from(sr_iov.now));
+            let Some((offset, stride)) = fact.text.virtual_functions else {
+                continue;
+            };
+            let own =
+                u32::from(address.bus) << 8 | u32::from(address.device) << 3 | u32::from(address.function);
+            for index in 0..now.min(256) {
+                let Some(id) = index.checked_mul(stride).and_then(|way| way.checked_add(own + offset)) else {
+                    break;
+                };
+                let byte = |value: u32| u8::try_from(value & 0xff).unwrap_or_default();
+                let Ok(bus) = u8::try_from(id >> 8) else { break };
+                let address =
+                    Address { bus, device: byte(id) >> 3, function: byte(id) & 7, domain: address.domain };
+                owners.entry(address).or_insert(fact.function.address);
+            }
+        }
+        for (address, owner) in owners.into_iter().filter(|(address, owner)| address != owner) {
+            if let Some(fact) = self.functions.get_mut(&address) {
+                fill(&mut fact.function.physical_function, Some(owner));
             }
         }
     }
@@ -258,6 +347,48 @@ impl Fact {
         if from > self.class_from {
             self.function.class = class;
             self.class_from = from;
+        }
+    }
+
+    /// A class by number, or by the name that lspci has for it.
+    pub(super) fn class_of(&mut self, code: Option<u16>, name: Option<&str>) {
+        if let Some(code) = code {
+            self.class(Class(u32::from(code) << 8), ClassFrom::Number);
+        } else if let Some(class) = name.and_then(words::class_by_name) {
+            self.class(class, ClassFrom::Name);
+        }
+    }
+
+    /// The interface of a class that is known without it.
+    pub(super) fn interface(&mut self, interface: Option<u8>) {
+        let open = matches!(self.class_from, ClassFrom::Name | ClassFrom::Number);
+        if let (true, Some(interface)) = (open, interface) {
+            self.function.class.0 = self.function.class.0 & 0xff_ff00 | u32::from(interface);
+            self.class_from = ClassFrom::Whole;
+        }
+    }
+
+    /// Puts what was told of config space together.
+    fn finish(&mut self) {
+        let text = &mut self.text;
+        if let Some(config) = text.config.as_mut() {
+            if config.acs == Acs::Unknown && text.extended && !text.has_acs {
+                config.acs = Acs::Missing;
+            }
+            config.answers = true;
+            config.header_type = self.function.header_type;
+        }
+        if self.bytes.len() >= 16 {
+            if let Some(header) = Header::parse(&self.bytes).filter(|header| header.id.vendor != 0xffff) {
+                self.class(header.class, ClassFrom::Whole);
+            }
+            let link = self.function.link;
+            self.function.know_config(&self.bytes);
+            fill(&mut self.function.link, link);
+            let buses = self.function.config.as_ref().and_then(|config| config.buses);
+            fill(&mut self.behind, buses.map(|buses| (buses.secondary, buses.subordinate)));
+        } else if self.function.config.is_none() {
+            self.function.config = self.text.config.take();
         }
     }
 

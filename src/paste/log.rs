@@ -5,11 +5,11 @@
 
 use super::{
     facts::{ClassFrom, Facts, System, fill},
-    words::{addresses, after, hex, last_bracketed_id, leading_address, leading_number},
+    words::{addresses, after, hex, leading_address, leading_number},
 };
 use crate::{
     host::CpuVendor,
-    pci::{Address, Class},
+    pci::{Address, Class, DeviceId},
 };
 
 /// Takes what a line of the log says; true where it said something.
@@ -23,7 +23,12 @@ pub(super) fn line(facts: &mut Facts, text: &str) -> bool {
 /// (drivers/iommu/iommu.c).
 fn groups(facts: &mut Facts, text: &str) -> bool {
     let mut understood = false;
-    for (word, joins) in [("Adding to iommu group ", true), ("Removing from iommu group ", false)] {
+    let words = [
+        ("Adding to iommu group ", true),
+        ("Addingtoiommugroup", true),
+        ("Removing from iommu group ", false),
+    ];
+    for (word, joins) in words {
         for (at, word) in text.match_indices(word) {
             let before = text.get(..at).map(addresses).unwrap_or_default();
             // The address stands right before the message, which may be the second one in its line.
@@ -46,29 +51,25 @@ fn groups(facts: &mut Facts, text: &str) -> bool {
 }
 
 /// `pci 0000:00:02.0: [8086:46a6] type 00 class 0x030000 PCIe Root Complex Integrated Endpoint`
-/// (drivers/pci/probe.c, `pci_setup_device`).
+/// (drivers/pci/probe.c, `pci_setup_device`). A part of it counts too: serial consoles lose the rest.
 fn function(facts: &mut Facts, text: &str) -> bool {
     let mut understood = false;
-    for (at, word) in text.match_indices("] type ") {
-        let Some(front) = text.get(..=at) else { continue };
-        let Some((id, bracket)) = last_bracketed_id(front).filter(|(_, bracket)| bracket + 10 == at) else {
-            continue;
-        };
-        let Some((address, _, _)) =
-            text.get(..bracket).map(addresses).and_then(|found| found.last().copied())
-        else {
-            continue;
-        };
-        let rest = text.get(at + word.len()..).unwrap_or_default();
-        let header =
-            rest.get(..2).and_then(|header| hex(header, 2)).and_then(|header| u8::try_from(header).ok());
+    for (address, _, end) in addresses(text) {
+        let Some(rest) = text.get(end..).and_then(|rest| rest.strip_prefix(": [")) else { continue };
+        let (id, rest) = rest.split_at_checked(9).unwrap_or_default();
+        let Ok(id) = id.parse::<DeviceId>() else { continue };
+        let Some(rest) = rest.strip_prefix(']') else { continue };
+        let header = after(rest, "type ").and_then(|header| hex(header.get(..2)?, 2));
         let class = after(rest, "class 0x").and_then(|class| hex(class.get(..6)?, 6));
+        if header.is_none() && class.is_none() && !rest.starts_with(" typ") {
+            continue;
+        }
         let Some(fact) = facts.at(address) else { return true };
         if fact.function.vendor.is_none() || fact.function.vendor == Some(id.vendor) {
             fill(&mut fact.function.vendor, Some(id.vendor));
             fill(&mut fact.function.device, Some(id.device));
         }
-        fill(&mut fact.function.header_type, header);
+        fill(&mut fact.function.header_type, header.and_then(|header| u8::try_from(header).ok()));
         if let Some(class) = class {
             fact.class(Class(class), ClassFrom::Whole);
         }

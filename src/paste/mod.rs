@@ -10,7 +10,11 @@ mod facts;
 mod group;
 mod lines;
 mod log;
+mod lspci;
 mod reader;
+mod system;
+mod tree;
+mod udev;
 mod words;
 
 use crate::host::Host;

@@ -8,7 +8,9 @@ use super::{
     facts::Facts,
     group,
     lines::{self, Line},
-    log,
+    log, lspci, system,
+    tree::Tree,
+    udev,
     words::{addresses, leading_address},
 };
 use crate::pci::Address;
@@ -31,10 +33,23 @@ struct Members {
     folder: bool,
 }
 
+/// A record of lines `Key: value`.
+#[derive(Debug)]
+struct Record {
+    /// `None`: of something that is no function.
+    address: Option<Address>,
+    udev: bool,
+    maker: Option<String>,
+}
+
 struct Reader<'f> {
     facts: &'f mut Facts,
     members: Option<Members>,
-    device: Option<Address>,
+    /// The function whose details follow, and how far its line was set off.
+    device: Option<(Address, usize)>,
+    /// The function that a record for machines is about, or udev's; the maker's name in it.
+    record: Option<Record>,
+    tree: Tree,
     understood: usize,
     /// Lines that look like a listing and are not understood.
     odd: Vec<usize>,
@@ -48,7 +63,15 @@ pub(super) fn read(facts: &mut Facts, text: &Text, notes: &mut Vec<String>) {
         return;
     }
     let (lines, whole) = lines::lines(&text.text);
-    let mut reader = Reader { facts, members: None, device: None, understood: 0, odd: Vec::new() };
+    let mut reader = Reader {
+        facts,
+        members: None,
+        device: None,
+        record: None,
+        tree: Tree::default(),
+        understood: 0,
+        odd: Vec::new(),
+    };
     for line in &lines {
         reader.line(line);
     }
@@ -95,25 +118,85 @@ impl Reader<'_> {
                 members.blank = members.first.is_some();
             }
             self.device = None;
+            self.record = None;
+            self.tree.end();
             return;
         }
         let text = &line.text;
-        if log::line(self.facts, text)
+        udev::places(self.facts, text);
+        if self.record_line(text)
+            || log::line(self.facts, text)
+            || self.tree_line(line)
             || self.path_line(line)
             || self.heading_line(line)
             || self.device_line(line)
             || self.detail_line(line)
             || log::driver(self.facts, text)
+            || system::line(&mut self.facts.system, text)
         {
             self.understood += 1;
             return;
         }
-        if line.indent == 0 {
+        // A detail that is not used is no end: lspci has hundreds.
+        let detail = self.device.is_some() && (line.indent > 0 || text.contains(':'));
+        if !detail {
             self.members = None;
             self.device = None;
         }
-        if leading_address(&line.text).is_some() {
+        if leading_address(text).is_some() {
             self.odd.push(line.number);
+        }
+    }
+
+    /// A line of a record for machines (`lspci -vmm`), or of udev's database.
+    fn record_line(&mut self, text: &str) -> bool {
+        if let Some(path) = udev::record(text) {
+            let address = udev::last_address(path);
+            self.device = None;
+            self.members = None;
+            self.record = Some(Record { address, udev: true, maker: None });
+            if let Some(address) = address {
+                self.facts.at(address);
+            }
+            return true;
+        }
+        if let Some((key, value)) = lspci::pair(text) {
+            let named = leading_address(value).filter(|(_, rest)| rest.is_empty());
+            if let (Some((address, _)), "Slot" | "Device") = (named, key) {
+                self.device = None;
+                self.members = None;
+                self.record = Some(Record { address: Some(address), udev: false, maker: None });
+                self.facts.at(address);
+                return true;
+            }
+        }
+        let Some(record) = &mut self.record else { return false };
+        let fact = record.address.and_then(|address| self.facts.known(address));
+        if record.udev {
+            if let (Some(fact), Some((key, value))) = (fact, udev::property(text)) {
+                udev::take(fact, &mut record.maker, key, value);
+            }
+            return udev::is_inside(text);
+        }
+        let (Some(fact), Some((key, value))) = (fact, lspci::pair(text)) else { return false };
+        let group = lspci::record(fact, key, value, &mut record.maker);
+        if let (Some(address), Some(group)) = (record.address, group) {
+            self.facts.group(address, group);
+        }
+        true
+    }
+
+    fn tree_line(&mut self, line: &Line) -> bool {
+        match self.tree.line(self.facts, line) {
+            None => false,
+            Some(understood) => {
+                self.device = None;
+                self.members = None;
+                if !understood {
+                    self.odd.push(line.number);
+                }
+                true
+            }
         }
     }
 
@@ -150,6 +233,11 @@ impl Reader<'_> {
 
     fn heading_line(&mut self, line: &Line) -> bool {
         let Some((group, rest)) = group::heading(&line.text) else { return false };
+        // lspci has the group of a function below it, in nearly the same words.
+        let below = self.device.is_some_and(|(_, indent)| line.indent > indent || self.members.is_none());
+        if below && rest.is_empty() && group::mentioned(&line.text) == Some(group) {
+            return false;
+        }
         let mut members = Members::of(group);
         self.device = None;
         if let Some(found) = device::parse(rest) {
@@ -158,7 +246,7 @@ impl Reader<'_> {
             members.last = Some(found.address);
             self.facts.row(&found);
             self.facts.group(found.address, group);
-            self.device = Some(found.address);
+            self.device = Some((found.address, line.indent));
             if !found.is_certain() && rest.len() > 12 {
                 self.odd.push(line.number);
             }
@@ -180,7 +268,7 @@ impl Reader<'_> {
         if let Some(group) = group {
             self.facts.group(found.address, group);
         }
-        self.device = Some(found.address);
+        self.device = Some((found.address, line.indent));
         true
     }
 
@@ -206,17 +294,20 @@ impl Reader<'_> {
     }
 
     fn detail_line(&mut self, line: &Line) -> bool {
-        let Some(address) = self.device else { return false };
+        let Some((address, _)) = self.device else { return false };
         let Some(fact) = self.facts.known(address) else { return false };
-        if let Some(rest) = line.text.strip_prefix("Kernel driver in use:") {
-            fact.driver(device::driver_name(rest));
+        if let Some(row) = lspci::hex_row(fact, &line.text) {
+            if row == lspci::Row::Broken {
+                self.odd.push(line.number);
+            }
             return true;
         }
-        if let Some(group) = group::mentioned(&line.text) {
+        let detail = lspci::line(fact, &line.text);
+        let group = group::mentioned(&line.text);
+        if let Some(group) = group {
             self.facts.group(address, group);
-            return true;
         }
-        line.indent > 0
+        detail || group.is_some()
     }
 }
 

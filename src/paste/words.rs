@@ -45,7 +45,12 @@ pub(super) fn leading_address(text: &str) -> Option<(Address, &str)> {
     if word.len() < 7 || word.as_bytes().get(word.len() - 2) != Some(&b'.') {
         return None;
     }
-    let address: Address = word.parse().ok()?;
+    let mut address: Address = word.parse().ok()?;
+    // Domains above 16 bits are made by the VMD driver, from 10000 on (drivers/pci/controller/vmd.c); what is
+    // higher are digits of something else that stood before, where a log lost some of its characters.
+    if address.domain >= 0x2_0000 {
+        address.domain &= 0xffff;
+    }
     Some((address, text.get(word_end..)?))
 }
 
@@ -68,7 +73,8 @@ pub(super) fn addresses(text: &str) -> Vec<(Address, usize, usize)> {
             // `PCI:0000:00:02.0`: the colon before belongs to the word before.
             let skipped = run.len() - run.trim_start_matches([':', '.']).len();
             let begin = at + skipped;
-            if !inside_word || skipped > 0 {
+            // `pci0000:00:02.0` lost its space; a short address inside a word is none.
+            if !inside_word || skipped > 0 || run.find(':') == Some(4) {
                 if let Some((address, rest)) = text.get(begin..).and_then(leading_address) {
                     found.push((address, begin, text.len() - rest.len()));
                 }
