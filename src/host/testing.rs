@@ -1,6 +1,9 @@
 //! Small machines for tests, in the words of the facts. Only for tests.
 
-use super::{CpuVendor, DiskUse, Function, Host, Interface, Known, Purpose, Source, Virtualization};
+use super::{
+    CpuVendor, DiskUse, Function, Host, Interface, Known, Purpose, Source, Virtualization,
+    config::{Acs, Config, Controls, Express, PortKind},
+};
 use crate::{
     machine::{FileKind, Ownership, Root, Stat},
     pci::{Address, DeviceId},
@@ -117,6 +120,35 @@ pub(crate) fn driven(address: &str, class: &str, id: &str, driver: &str, group: 
     function.driver = Some(driver.to_owned());
     function.iommu_group = Some(group);
     function
+}
+
+/// Access control with everything that isolation needs on, and with nothing on.
+pub(crate) const ON: Acs = Acs::Present { can: Controls(0x1f), on: Controls(0x1d) };
+pub(crate) const OFF: Acs = Acs::Present { can: Controls(0x1f), on: Controls(0) };
+
+/// As [`function`], with config space that root has read: what it is in the PCI Express tree, and its access control.
+pub(crate) fn express(address: &str, class: &str, id: &str, kind: PortKind, acs: Acs) -> Function {
+    let mut function = function(address, class, id);
+    let header = u8::from(class.starts_with("0604"));
+    function.header_type = Some(header);
+    function.config = Some(Config {
+        bytes: 4096,
+        answers: true,
+        header_type: Some(header),
+        multifunction: Some(false),
+        capabilities: Some(vec!["express@60".parse().unwrap()]),
+        extended: Some(Vec::new()),
+        express: Some(Express { kind, slot: None, link: None }),
+        flr: Some(false),
+        acs,
+        ..Config::default()
+    });
+    function
+}
+
+/// Groups, by what every function says of itself.
+pub(crate) fn groups(functions: &[Function]) -> Vec<super::Group> {
+    super::iommu::groups(functions)
 }
 
 /// A filesystem on a block device.

@@ -2,6 +2,7 @@
 //!
 //! A rule reads nothing and prints nothing.
 
+pub mod acs;
 mod binding;
 mod boot_card;
 mod driver;
@@ -13,6 +14,7 @@ mod protect;
 mod remapping;
 mod reserved;
 mod root_disk;
+pub mod shared;
 mod verdict;
 mod virtualization;
 mod words;

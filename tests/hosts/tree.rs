@@ -3,7 +3,9 @@
 //! Lines:
 //! - `pci PLACE CLASS IDS [NAME=VALUE…]`: a function; PLACE is its folder below /sys/devices, IDS are
 //!   `vendor:device[:subvendor:subdevice]`. Names: `driver`, `group`, `boot_vga`, `header`, `power`, `runtime`,
-//!   `link=SPEED,WIDTH,SPEED,WIDTH`, `consumer`, `supplier`, `override`.
+//!   `link=SPEED,WIDTH,SPEED,WIDTH`, `consumer`, `supplier`, `override`; `express=KIND,ACS` gives all of config space,
+//!   as root sees it: KIND is `endpoint`, `root-port`, `upstream`, `downstream`, `to-pci` or `inside`, ACS is `on`,
+//!   `off` or `missing`. Without it there are the 64 bytes that others see.
 //! - `disk NAME PLACE NUMBER`, `part DISK NAME NUMBER`, `made NAME NUMBER [MAPPED]`, `holder BELOW ABOVE`: block
 //!   devices; PLACE is the function's folder, `made` is what the device mapper or md makes.
 //! - `net NAME PLACE [UPPER…]`: an interface; PLACE `-` is a virtual one.
@@ -99,8 +101,14 @@ impl Planter<'_> {
         self.file(&format!("{folder}/power_state"), value("power").unwrap_or("D0"));
         self.file(&format!("{folder}/power/runtime_status"), value("runtime").unwrap_or("active"));
         let bridge = u8::from(class.starts_with("0604"));
-        let mut config = [0_u8; 64];
+        let mut config = vec![0_u8; 64];
+        // There is a list of capabilities, and it begins beyond what others than root see.
+        config[6] = 0x10;
+        config[0x34] = 0x40;
         config[14] = value("header").map_or(bridge, |header| header.parse().unwrap());
+        if let Some((kind, acs)) = value("express").map(|words| words.split_once(',').unwrap()) {
+            express(&mut config, kind, acs);
+        }
         fs::write(self.at(&format!("{folder}/config")), config).unwrap();
         self.link(&format!("/sys/bus/pci/devices/{address}"), &format!("../../../devices/{place}"));
         if let Some(driver) = value("driver") {
@@ -185,5 +193,24 @@ impl Planter<'_> {
                 symlink(format!("../../devices/{place}/drm/{name}"), link).unwrap();
             }
         }
+    }
+}
+
+/// All 4096 bytes: a PCI Express capability at 40 (hex), an ACS capability at 100.
+fn express(config: &mut Vec<u8>, kind: &str, acs: &str) {
+    let kinds =
+        [("endpoint", 0), ("root-port", 4), ("upstream", 5), ("downstream", 6), ("to-pci", 7), ("inside", 9)];
+    let kind = kinds.iter().find(|(name, _)| *name == kind).unwrap().1;
+    config.resize(4096, 0);
+    // A root port has a slot.
+    config[0x40..0x44].copy_from_slice(&[0x10, 0, kind << 4 | 2, u8::from(kind == 4)]);
+    let on = match acs {
+        "on" => Some(0x1d),
+        "off" => Some(0),
+        "missing" => None,
+        _ => panic!("what is ACS `{acs}`?"),
+    };
+    if let Some(on) = on {
+        config[0x100..0x108].copy_from_slice(&[0x0d, 0, 1, 0, 0x1f, 0, on, 0]);
     }
 }
