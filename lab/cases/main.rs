@@ -2,6 +2,7 @@
 //!
 //! How to write one: see the documentation of the crate `lab`.
 
+mod desktop;
 mod early_binding;
 mod full;
 mod handover;

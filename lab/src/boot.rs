@@ -77,6 +77,12 @@ impl Plan {
         Self { image: image::disk_two_kernels, ..self }
     }
 
+    /// The full host has a display manager with an X server, and libvirt.
+    #[must_use]
+    pub fn with_desktop(self) -> Self {
+        Self { image: image::disk_desktop, ..self }
+    }
+
     /// The small host finds this file, readable by all.
     #[must_use]
     pub fn file(self, path: &str, content: impl Into<Vec<u8>>) -> Self {

@@ -99,6 +99,11 @@ pub fn disk_two_kernels() -> Result<PathBuf> {
     disk_of("disk-two-kernels", &tree::host_two_kernels()?)
 }
 
+/// [`disk`] with a display manager, an X server and libvirt.
+pub fn disk_desktop() -> Result<PathBuf> {
+    disk_of("disk-desktop", &tree::host_desktop()?)
+}
+
 fn disk_of(name: &'static str, host: &Path) -> Result<PathBuf> {
     let key = format!(
         "{VERSION}\n{}\n{AGENT_UNIT}{SETTLE}{EARLY_CFG}{FIRST_GRUB_CFG}\

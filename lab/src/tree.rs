@@ -214,6 +214,19 @@ pub fn host_two_kernels() -> Result<PathBuf> {
     host_tree("host-two-kernels", &["linux-image-cloud-amd64"])
 }
 
+/// [`host`] with a display manager, an X server and libvirt: what a desktop that lends its only card has.
+pub fn host_desktop() -> Result<PathBuf> {
+    const DESKTOP: &[&str] = &[
+        "xdm",
+        "xserver-xorg-core",
+        "x11-xserver-utils",
+        "libvirt-daemon-system",
+        "libvirt-daemon-driver-qemu",
+        "libvirt-clients",
+    ];
+    host_tree("host-desktop", DESKTOP)
+}
+
 fn host_tree(name: &'static str, more: &[&str]) -> Result<PathBuf> {
     let packages = [HOST, more].concat().join(",");
     let root = cache::entry(name, [VERSIONS.1, SUITE, &packages, INITRAMFS, CLEANUP].join("\n"), |part| {

@@ -119,11 +119,29 @@ impl Detach {
         }
         if !context.json {
             print(" the host's only screen is on this card: it will be dark until the card comes home\n")?;
+            print(&second_way_in(host))?;
         }
         if !self.yes && !self.step && can_ask(context) && !asked(" go on")? {
             return Err(Error::failed("stopped; nothing was changed"));
         }
         Ok(())
+    }
+}
+
+/// How to reach the machine while its screen is dark.
+fn second_way_in(host: &Host) -> String {
+    let interfaces = host.network.iter().flatten().filter(|interface| interface.up);
+    let addresses: Vec<&str> = interfaces
+        .flat_map(|interface| &interface.addresses)
+        .map(|address| address.split('/').next().unwrap_or(address))
+        .collect();
+    match (host.ssh, addresses.is_empty()) {
+        (Some(true), false) => format!(" meanwhile it can be reached by SSH at {}\n", addresses.join(", ")),
+        (Some(true), true) => " an SSH server runs, but no network interface is up\n".to_owned(),
+        (Some(false), _) => " there is no second way in: no SSH server listens here. Lend it on trial with \
+                             --timeout 60, or install one first (apt install openssh-server)\n"
+            .to_owned(),
+        (None, _) => String::new(),
     }
 }
 

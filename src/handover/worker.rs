@@ -17,10 +17,10 @@ use crate::{
     host::{self, Host},
     machine::{Finished, Machine, Program, Root, process, wait_until},
     pci::Address,
-    plan::live::{self, Goal, LivePlan, VFIO},
+    plan::live::{self, Goal, LivePlan, Rescue, VFIO},
     step::live::{Hands, driver_of},
 };
-use std::{path::Path, time::Duration};
+use std::{cell::Cell, path::Path, time::Duration};
 
 /// Where to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -133,7 +133,7 @@ fn carry(recorder: &Recorder, request: &Request) -> Result<Outcome> {
         goal: if request.way == Way::Lend { "lend" } else { "home" }.to_owned(),
         boot_id: boot_id(machine)?,
     })?;
-    let worker = Worker { recorder, request };
+    let worker = Worker { recorder, request, hung: Cell::new(false) };
     match (request.way, resumed) {
         (Way::Lend, Some(Phase::Lending | Phase::Homing | Phase::Stuck)) => {
             Err(worker.turn_around(Error::failed("the worker was killed on the way")))
@@ -157,6 +157,8 @@ pub fn held(root: &(impl Root + ?Sized), card: &Card) -> Vec<Held> {
 struct Worker<'r, 'm> {
     recorder: &'r Recorder<'m>,
     request: &'r Request,
+    /// Whether a write took so long that it counts as hung.
+    hung: Cell<bool>,
 }
 
 impl Worker<'_, '_> {
@@ -206,7 +208,7 @@ impl Worker<'_, '_> {
         let _ = self.recorder.say(Event::Note { text: format!("{}: going back", failure.message) });
         // Going back is what was promised: it is not asked for, stage by stage.
         let request = Request { step: false, ..self.request.clone() };
-        let back = Worker { recorder: self.recorder, request: &request };
+        let back = Worker { recorder: self.recorder, request: &request, hung: self.hung.clone() };
         let Err(home) = back.home() else {
             return failure.with_status(Status::Undone).detail("everything is as it was");
         };
@@ -224,24 +226,20 @@ impl Worker<'_, '_> {
         if let Some(refusal) = preflight::refuse_home(card, &held(machine, card)) {
             return Err(refusal);
         }
-        let host = self.look();
-        let plan = live::live(&host, Goal::Home(&snapshot))?;
         self.set(card, Phase::Homing)?;
-        let failures = self.run_all(&plan)?;
-        let mut left = Vec::new();
-        let deadline = Duration::from_secs(5);
-        // Consoles follow their frame buffer after a moment: look until it is as it was.
-        wait_until(machine, deadline, || {
-            left = snapshot.differences(&host::observe(&machine));
-            left.is_empty()
-        });
-        left.extend(
-            snapshot
-                .units
-                .iter()
-                .filter(|unit| unit.is_missed(machine))
-                .map(|unit| format!("{unit} does not run again")),
-        );
+        let (mut left, mut failures) = self.way_home(&snapshot)?;
+        for how in [Rescue::Reset, Rescue::Rescan] {
+            let plan = live::rescue(&self.look(), &snapshot, how);
+            // After a write that hung nothing of this is tried: it would hang too.
+            if left.is_empty() || plan.stages.is_empty() || self.hung.get() {
+                continue;
+            }
+            self.recorder.say(Event::Note { text: format!("not home yet: {}", left.join("; ")) })?;
+            failures.extend(self.run_all(&plan)?);
+            let (now_left, more) = self.way_home(&snapshot)?;
+            left = now_left;
+            failures.extend(more);
+        }
         if left.is_empty() {
             record::forget(machine, address)?;
             return Ok(Outcome::Home);
@@ -251,6 +249,24 @@ impl Worker<'_, '_> {
         error.details.extend(left);
         error.details.extend(failures.iter().map(|failure| failure.message.clone()));
         Err(error.hint(format!("gpuferry reattach {address}   tries again from where it is")))
+    }
+
+    /// Everything that is not as it was, once the way home was gone; and what failed on it.
+    fn way_home(&self, snapshot: &Snapshot) -> Result<(Vec<String>, Vec<Error>)> {
+        let machine = self.machine();
+        let failures = match live::live(&self.look(), Goal::Home(snapshot)) {
+            Ok(plan) => self.run_all(&plan)?,
+            Err(error) => vec![error],
+        };
+        let mut left = Vec::new();
+        // Consoles follow their frame buffer after a moment: look until it is as it was.
+        wait_until(machine, Duration::from_secs(5), || {
+            left = snapshot.differences(&host::observe(&machine));
+            left.is_empty()
+        });
+        let missed = snapshot.units.iter().filter(|unit| unit.is_missed(machine));
+        left.extend(missed.map(|unit| format!("{unit} does not run again")));
+        Ok((left, failures))
     }
 
     /// Home for a card that was lent before anybody could look: whatever driver of the host takes it.
@@ -367,6 +383,9 @@ impl Worker<'_, '_> {
         let took = self.machine().uptime().saturating_sub(begun);
         let error = done.as_ref().err().map(|error| error.message.clone());
         self.recorder.say(Event::Wrote { path: shown, ms: millis(took), error })?;
+        if took > limit {
+            self.hung.set(true);
+        }
         if took > limit && done.is_ok() {
             return Err(Error::failed(format!(
                 "writing `{}` to {} hung for {} s",

@@ -81,6 +81,9 @@ pub struct Host {
     pub storage: Option<Vec<Disk>>,
     /// Network interfaces behind PCI functions. `None`: not looked at.
     pub network: Option<Vec<Interface>>,
+    /// Whether an SSH server listens beyond the loopback: the second way in. `None`: not told.
+    #[serde(default)]
+    pub ssh: Option<bool>,
     /// Frame buffers, by number.
     pub framebuffers: Vec<Framebuffer>,
     /// Virtual terminal back ends (/sys/class/vtconsole), by number.
@@ -606,6 +609,7 @@ impl Host {
             gpus: Vec::new(),
             storage: None,
             network: None,
+            ssh: None,
             framebuffers: Vec::new(),
             consoles: Vec::new(),
             drm_cards: None,

@@ -47,6 +47,38 @@ pub(super) fn network(look: &Look) -> Option<Vec<Interface>> {
     Some(found)
 }
 
+/// Whether something listens for SSH (port 22, or what sshd_config names) on more than the loopback. `None`: not
+/// told.
+pub(super) fn ssh(look: &Look) -> Option<bool> {
+    let four = look.text_quietly("/proc/net/tcp")?;
+    let six = look.text_quietly("/proc/net/tcp6").unwrap_or_default();
+    let config = look.text_quietly("/etc/ssh/sshd_config").unwrap_or_default();
+    let mut ports: Vec<u16> = config.lines().filter_map(port_of).collect();
+    if ports.is_empty() {
+        ports.push(22);
+    }
+    Some(four.lines().chain(six.lines()).filter_map(listening).any(|port| ports.contains(&port)))
+}
+
+/// `Port 22` (sshd_config(5)).
+fn port_of(line: &str) -> Option<u16> {
+    let mut words = line.split_whitespace();
+    if !words.next()?.eq_ignore_ascii_case("port") {
+        return None;
+    }
+    words.next()?.parse().ok()
+}
+
+/// The port of a socket that listens beyond the loopback: `0: 00000000:0016 00000000:0000 0A …`
+/// (Documentation/networking/proc_net_tcp.rst; 0A is TCP_LISTEN, addresses are in network order).
+fn listening(line: &str) -> Option<u16> {
+    let mut fields = line.split_whitespace().skip(1);
+    let (local, _remote, state) = (fields.next()?, fields.next()?, fields.next()?);
+    let (address, port) = local.split_once(':')?;
+    let loopback = address == "0100007F" || address == "00000000000000000000000001000000";
+    (state == "0A" && !loopback).then(|| u16::from_str_radix(port, 16).ok()).flatten()
+}
+
 /// What is directly above an interface (net/core/dev.c, `netdev_adjacent_sysfs_add`), its bridge and bond too.
 fn above(look: &Look, name: &str) -> Vec<String> {
     let entries = look.list(&format!("{NET}/{name}")).unwrap_or_default();
@@ -213,6 +245,17 @@ mod tests {
         assert_eq!(parse_address6(global).unwrap(), ("eth0".to_owned(), "2001:db8::1/64".to_owned()));
         assert_eq!(parse_address6("fe800000000000000000000000000001 02 40 20 80 eth0"), None);
         assert_eq!(parse_address6("zz"), None);
+    }
+
+    #[test]
+    fn a_second_way_in_listens_beyond_the_loopback() {
+        let any = "   0: 00000000:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 1 1";
+        assert_eq!(listening(any), Some(22));
+        assert_eq!(listening(&any.replace("00000000:0016", "0100007F:0016")), None);
+        assert_eq!(listening(&any.replace(" 0A ", " 01 ")), None, "a connection listens to nobody");
+        assert_eq!(listening("  sl  local_address rem_address   st"), None);
+        assert_eq!(port_of("port 2222"), Some(2222));
+        assert_eq!(port_of("#Port 22"), None);
     }
 
     #[test]

@@ -32,6 +32,7 @@ fn look_at(look: Look) -> Host {
     host.boot = boot::boot(&look);
     host.storage = storage::storage(&look);
     host.network = network::network(&look);
+    host.ssh = network::ssh(&look);
     host.keyboards = input::keyboards(&look);
     host.systemd = look.exists("/run/systemd/system");
     host.drm_cards = display::cards(&look);

@@ -279,6 +279,37 @@ fn home(host: &Host, snapshot: &Snapshot) -> Result<Vec<Stage>> {
     ])
 }
 
+/// What is tried when a card has not come home by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rescue {
+    /// A reset of what has no driver: a guest may have left it in a state that its driver does not know.
+    Reset,
+    /// Off the bus and found again: the kernel looks at it as at a new one.
+    Rescan,
+}
+
+/// What to do before the way home is tried again. Empty: this rescue has nothing to act on.
+///
+/// Only functions that no driver has are touched: reset and removal of one that is in use would wait for its users.
+pub fn rescue(host: &Host, snapshot: &Snapshot, how: Rescue) -> LivePlan {
+    let driven = snapshot.functions.iter().filter(|before| before.driver.is_some());
+    let lost: Vec<Address> = driven
+        .filter(|before| host.function(before.address).is_none_or(|now| now.driver.is_none()))
+        .map(|before| before.address)
+        .collect();
+    let there = lost.iter().filter(|address| host.function(**address).is_some());
+    let mut steps: Vec<_> = match how {
+        Rescue::Reset => there.map(|address| LiveStep::Reset { address: *address }).collect(),
+        Rescue::Rescan => there.map(|address| LiveStep::Remove { address: *address }).collect(),
+    };
+    if how == Rescue::Rescan && !lost.is_empty() {
+        steps.push(LiveStep::Rescan { functions: lost.clone() });
+    }
+    let label = if how == Rescue::Reset { "reset" } else { "rescan" };
+    let stage = Stage { label, text: shown(&lost), steps };
+    LivePlan { stages: if stage.steps.is_empty() { Vec::new() } else { vec![stage] } }
+}
+
 /// The display before what depends on it, such as its audio.
 fn display_first<'a>(host: &Host, snapshot: &'a Snapshot) -> Vec<&'a Before> {
     let mut functions: Vec<_> = snapshot.functions.iter().collect();

@@ -216,3 +216,23 @@ fn who_uses_the_card_ends_first_and_starts_last() {
     let home = steps(&live(&lent(), Goal::Home(&before)).unwrap());
     assert_eq!(home.last().unwrap(), "systemctl start sddm.service");
 }
+
+#[test]
+fn a_rescue_touches_only_what_no_driver_has() {
+    let before = snapshot(&host());
+    assert!(rescue(&host(), &before, Rescue::Reset).stages.is_empty());
+    assert!(rescue(&lent(), &before, Rescue::Rescan).stages.is_empty(), "vfio-pci has it: a guest may too");
+    let mut half = host();
+    set(&mut half, "01:00.0", None, None);
+    assert_eq!(
+        steps(&rescue(&half, &before, Rescue::Reset)),
+        ["echo 1 > /sys/bus/pci/devices/0000:01:00.0/reset"]
+    );
+    assert_eq!(
+        steps(&rescue(&half, &before, Rescue::Rescan)),
+        ["echo 1 > /sys/bus/pci/devices/0000:01:00.0/remove", "echo 1 > /sys/bus/pci/rescan"]
+    );
+    half.functions.retain(|function| function.address != at("01:00.0"));
+    assert!(rescue(&half, &before, Rescue::Reset).stages.is_empty(), "what is gone cannot be reset");
+    assert_eq!(steps(&rescue(&half, &before, Rescue::Rescan)), ["echo 1 > /sys/bus/pci/rescan"]);
+}

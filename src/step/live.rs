@@ -116,6 +116,21 @@ pub enum LiveStep {
         /// Its name in /proc/fb.
         name: String,
     },
+    /// Resets a function by the kernel's own choice of method, where it has one.
+    Reset {
+        /// The function, which has no driver.
+        address: Address,
+    },
+    /// Takes a function off the bus. Everything that the kernel knows of it is forgotten, `driver_override` too.
+    Remove {
+        /// The function, which has no driver.
+        address: Address,
+    },
+    /// Looks for functions that are not on the bus, and waits for these.
+    Rescan {
+        /// The functions.
+        functions: Vec<Address>,
+    },
     /// Puts the virtual terminals on a console back end, or takes them off it.
     Console {
         /// Number N of /sys/class/vtconsole/vtconN.
@@ -157,7 +172,12 @@ impl LiveStep {
     pub fn can_hang(&self) -> bool {
         match self {
             Self::Unbind { driver, .. } => drivers::facts(driver).waits,
-            Self::UnloadModule { .. } | Self::Bind { .. } | Self::Probe { .. } => true,
+            Self::UnloadModule { .. }
+            | Self::Bind { .. }
+            | Self::Probe { .. }
+            | Self::Reset { .. }
+            | Self::Remove { .. }
+            | Self::Rescan { .. } => true,
             _ => false,
         }
     }
@@ -191,6 +211,9 @@ impl LiveStep {
             }
             Self::AwaitDriver { address, driver } => format!("wait until {driver} has {address}"),
             Self::AwaitFramebuffer { address, name } => format!("wait for frame buffer {name} of {address}"),
+            Self::Reset { address } => format!("echo 1 > {}/reset", device(*address).display()),
+            Self::Remove { address } => format!("echo 1 > {}/remove", device(*address).display()),
+            Self::Rescan { .. } => "echo 1 > /sys/bus/pci/rescan".to_owned(),
             Self::Console { index, bound, .. } => {
                 format!("echo {} > /sys/class/vtconsole/vtcon{index}/bind", u8::from(*bound))
             }
@@ -222,7 +245,6 @@ impl LiveStep {
             Self::UnloadModule { module } if machine.exists(&module_folder(module)) => {
                 modprobe(hands, &["-r", "--", module])
             }
-            Self::UnloadModule { .. } => Ok(()),
             Self::Override { address, driver } => set_override(hands, *address, driver.as_deref()),
             Self::Unbind { address, driver } => match driver_of(machine, *address) {
                 Some(now) if now == *driver => {
@@ -243,6 +265,16 @@ impl LiveStep {
             },
             Self::AwaitDriver { address, driver } => await_driver(machine, *address, driver),
             Self::AwaitFramebuffer { address, name } => await_framebuffer(machine, *address, name),
+            Self::Reset { address } => {
+                let path = device(*address).join("reset");
+                // Without a reset method there is no such file (drivers/pci/pci.c, `pci_dev_reset_attr_is_visible`).
+                if machine.exists(&path) { hands.write(&path, "1") } else { Ok(()) }
+            }
+            Self::Remove { address } if machine.exists(&device(*address)) => {
+                hands.write(&device(*address).join("remove"), "1")
+            }
+            Self::UnloadModule { .. } | Self::Remove { .. } => Ok(()),
+            Self::Rescan { functions } => rescan(hands, functions),
             Self::Console { index, name, bound } => set_console(hands, *index, name, *bound),
         }
     }
@@ -292,6 +324,21 @@ fn await_driver(machine: &dyn Machine, address: Address, driver: &str) -> Result
     // drivers_probe reports success even when the probe failed (drivers/base/bus.c): the log has the reason.
     Err(Error::failed(format!("{driver} did not take {address}: {now}"))
         .hint(format!("journalctl -k -b | grep {address}   shows what the kernel said")))
+}
+
+fn rescan(hands: &dyn Hands, functions: &[Address]) -> Result<()> {
+    let machine = hands.machine();
+    let gone = |address: &&Address| !machine.exists(&device(**address));
+    if !functions.iter().any(|address| gone(&address)) {
+        return Ok(());
+    }
+    hands.write(Path::new("/sys/bus/pci/rescan"), "1")?;
+    if wait_until(machine, APPEARS, || !functions.iter().any(|address| gone(&address))) {
+        return Ok(());
+    }
+    let lost: Vec<_> = functions.iter().filter(gone).map(Address::to_string).collect();
+    Err(Error::failed(format!("{} did not come back to the bus", lost.join(", ")))
+        .hint("switch the machine off and on again: a card that has lost its way answers after that"))
 }
 
 fn await_framebuffer(machine: &dyn Machine, address: Address, name: &str) -> Result<()> {
