@@ -7,6 +7,7 @@
 
 use super::{holders::Holder, preflight::Held};
 use crate::{
+    host::sessions::Session,
     machine::{Machine, Root, process::start_time},
     plan::live::VFIO,
     step::{live::LiveStep, services::Unit},
@@ -142,15 +143,9 @@ pub fn stops(machine: &dyn Machine, held: &[Held]) -> Vec<Stop> {
 }
 
 fn find(root: &dyn Root, held: &[Held], triggers: &dyn Fn(&Unit) -> Vec<Unit>) -> Vec<Stop> {
-    let seen = Seen { root, triggers, manager: display_manager(root), sessions: sessions(root) };
+    let seen = Seen { root, triggers, manager: display_manager(root) };
     let taken = held.iter().filter(|held| held.driver.as_deref() != Some(VFIO));
-    let mut found: Vec<Stop> = Vec::new();
-    for stop in taken.flat_map(|held| &held.holders).flat_map(|holder| seen.stops(holder)) {
-        found.push(stop);
-    }
-    found.sort_by_key(|stop| (stop.display_manager().is_none(), stop.clone()));
-    found.dedup();
-    found
+    merged(taken.flat_map(|held| &held.holders).filter_map(|holder| seen.stop(holder)).collect())
 }
 
 /// The unit behind `display-manager.service`, a link that distributions make (systemd.special(7)).
@@ -159,164 +154,88 @@ pub fn display_manager(root: &(impl Root + ?Sized)) -> Option<Unit> {
     root.link_name(link).ok().filter(|name| name != "null").map(Unit::system)
 }
 
-/// A login session, from logind's own file (src/login/logind-session.c, `session_save`).
-#[derive(Debug, Clone, Default)]
-struct Session {
-    id: String,
-    user: String,
-    /// It is at a seat: not over the network.
-    seat: bool,
-    graphical: bool,
-    /// Somebody took control of its devices: a compositor or X server.
-    controlled: bool,
-    /// `user`, `greeter`, …
-    class: String,
-    /// The PAM service that opened it: `lightdm`, `gdm-password`, `login`.
-    service: String,
-}
-
-impl Session {
-    /// Whether a display manager opened it: PAM services are named after their programs (`gdm-password`, `sddm`).
-    fn is_of(&self, manager: &Unit) -> bool {
-        let stem = manager.name.trim_end_matches(".service").trim_end_matches(|c: char| c.is_ascii_digit());
-        self.class == "greeter" || (!stem.is_empty() && self.service.starts_with(stem))
-    }
-}
-
-fn sessions(root: &(impl Root + ?Sized)) -> Vec<Session> {
-    let folder = Path::new("/run/systemd/sessions");
-    let names = root.list(folder).unwrap_or_default();
-    let names = names.iter().filter_map(|name| name.to_str()).filter(|name| !name.contains('.'));
-    names.filter_map(|name| Some(session(name, &root.text(&folder.join(name)).ok()?))).collect()
-}
-
-fn session(id: &str, text: &str) -> Session {
-    let value = |key: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
-        line.unwrap_or_default().to_owned()
-    };
-    Session {
-        id: id.to_owned(),
-        user: value("USER"),
-        seat: !value("SEAT").is_empty(),
-        graphical: matches!(value("TYPE").as_str(), "x11" | "wayland" | "mir"),
-        controlled: !value("CONTROLLER").is_empty(),
-        class: value("CLASS"),
-        service: value("SERVICE"),
-    }
-}
-
-/// Where a process belongs, from its control group.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Place {
-    Unit(String),
-    UserUnit(String),
-    Session(String),
-    Elsewhere,
-}
-
-/// The kind of a unit: what follows its last dot.
-fn kind(unit: &str) -> &str {
-    unit.rsplit_once('.').map_or("", |(_, kind)| kind)
-}
-
-fn place(root: &(impl Root + ?Sized), pid: u32) -> Place {
-    let text = root.text(Path::new(&format!("/proc/{pid}/cgroup"))).unwrap_or_default();
-    parse_place(&text)
-}
-
-/// `0::/user.slice/user-1000.slice/user@1000.service/session.slice/pipewire.service` (systemd's part of
-/// the tree: "0::" in the unified hierarchy, "name=systemd" before).
-fn parse_place(text: &str) -> Place {
-    let path = text.lines().find_map(|line| {
-        let (number, rest) = line.split_once(':')?;
-        let (controllers, path) = rest.split_once(':')?;
-        (number == "0" && controllers.is_empty() || controllers == "name=systemd").then_some(path)
-    });
-    let parts: Vec<&str> = path.unwrap_or_default().split('/').collect();
-    let last_unit = |parts: &[&str]| {
-        let unit = parts.iter().rev().find(|part| matches!(kind(part), "service" | "scope"));
-        unit.map(|unit| (*unit).to_owned())
-    };
-    if let Some(at) = parts.iter().position(|part| part.starts_with("user@")) {
-        return last_unit(&parts[at + 1..]).map_or(Place::Elsewhere, Place::UserUnit);
-    }
-    match last_unit(&parts) {
-        Some(unit) => match unit.strip_prefix("session-").and_then(|rest| rest.strip_suffix(".scope")) {
-            Some(session) => Place::Session(session.to_owned()),
-            None if kind(&unit) == "service" => Place::Unit(unit),
-            None => Place::Elsewhere,
-        },
-        None => Place::Elsewhere,
-    }
-}
-
 struct Seen<'r> {
     root: &'r dyn Root,
     /// What would start a unit again.
     triggers: &'r dyn Fn(&Unit) -> Vec<Unit>,
     manager: Option<Unit>,
-    sessions: Vec<Session>,
 }
 
 impl Seen<'_> {
-    fn stops(&self, holder: &Holder) -> Vec<Stop> {
+    fn stop(&self, holder: &Holder) -> Option<Stop> {
         let draws = holder.nodes.iter().any(|node| {
             ["/dev/dri/", "/dev/nvidia", "/dev/fb"].iter().any(|folder| node.starts_with(folder))
         });
-        let at_seat = |session: &&Session| session.seat && (session.graphical || session.controlled);
-        match (place(self.root, holder.pid), holder.process.as_str()) {
-            (_, "systemd-logind") => self.all(self.sessions.iter().filter(at_seat)),
-            _ if holder.pid == 1 => self.all(self.sessions.iter().filter(at_seat)),
-            (Place::Unit(name), _) => vec![self.unit(Unit::system(name))],
-            (Place::Session(id), _) => match self.sessions.iter().find(|session| session.id == id) {
-                Some(session) if session.seat && draws => self.all([session]),
-                _ => self.process(holder),
-            },
-            (Place::UserUnit(name), _) => {
-                let own = |session: &&Session| at_seat(session) && session.user == holder.user;
-                if draws && self.sessions.iter().any(|session| own(&session)) {
-                    return self.all(self.sessions.iter().filter(own));
-                }
-                if kind(&name) == "service" {
-                    return vec![self.unit(Unit { name, user: Some(holder.user.clone()) })];
-                }
-                self.process(holder)
-            }
-            (Place::Elsewhere, _) => self.process(holder),
+        let session = holder.session.as_ref();
+        if holder.via.is_some() {
+            return session.map(|session| self.session(session));
         }
-    }
-
-    fn all<'s>(&self, sessions: impl IntoIterator<Item = &'s Session>) -> Vec<Stop> {
-        sessions.into_iter().map(|session| self.session(session)).collect()
+        if let Some(name) = &holder.unit {
+            return Some(self.unit(Unit::system(name), Vec::new()));
+        }
+        if let Some(session) = session.filter(|session| draws && session.seat.is_some()) {
+            return Some(self.session(session));
+        }
+        match &holder.user_unit {
+            Some(name) if name.rsplit('.').next() == Some("service") => {
+                Some(self.unit(Unit { name: name.clone(), user: Some(holder.user.clone()) }, Vec::new()))
+            }
+            _ => self.process(holder),
+        }
     }
 
     /// A session that the display manager opened ends with it.
     fn session(&self, session: &Session) -> Stop {
-        match self.manager.as_ref().filter(|unit| session.is_of(unit)) {
-            Some(unit) => self.unit(unit.clone()),
-            None => Stop::Session { id: session.id.clone(), user: session.user.clone() },
+        let greeter = session.class.as_deref() == Some("greeter");
+        match self.manager.as_ref().filter(|_| greeter || session.by_display_manager()) {
+            Some(unit) => {
+                self.unit(unit.clone(), if greeter { Vec::new() } else { vec![session.id.clone()] })
+            }
+            None => Stop::Session {
+                id: session.id.clone(),
+                user: session.user.clone().unwrap_or_else(|| "?".to_owned()),
+            },
         }
     }
 
-    fn unit(&self, unit: Unit) -> Stop {
+    fn unit(&self, unit: Unit, sessions: Vec<String>) -> Stop {
         let display_manager = self.manager.as_ref() == Some(&unit);
-        let ends = |session: &&Session| display_manager && session.class == "user" && session.is_of(&unit);
-        let sessions = self.sessions.iter().filter(ends).map(|session| session.id.clone()).collect();
         Stop::Unit { triggers: (self.triggers)(&unit), display_manager, sessions, unit }
     }
 
-    fn process(&self, holder: &Holder) -> Vec<Stop> {
+    fn process(&self, holder: &Holder) -> Option<Stop> {
         let (name, user) = (holder.process.clone(), holder.user.clone());
-        let started = start_time(self.root, holder.pid);
-        started.map(|started| Stop::Process { pid: holder.pid, started, name, user }).into_iter().collect()
+        let started = start_time(self.root, holder.pid)?;
+        Some(Stop::Process { pid: holder.pid, started, name, user })
     }
+}
+
+/// One stop for each thing that ends: a display manager that several holders lead to ends all their sessions.
+fn merged(stops: Vec<Stop>) -> Vec<Stop> {
+    let mut found: Vec<Stop> = Vec::new();
+    for stop in stops {
+        let same = found.iter_mut().find(|other| match (&**other, &stop) {
+            (Stop::Unit { unit, .. }, Stop::Unit { unit: own, .. }) => unit == own,
+            (other, stop) => other == stop,
+        });
+        match (same, stop) {
+            (Some(Stop::Unit { sessions, .. }), Stop::Unit { sessions: more, .. }) => {
+                sessions.extend(more);
+                sessions.sort();
+                sessions.dedup();
+            }
+            (Some(_), _) => {}
+            (None, stop) => found.push(stop),
+        }
+    }
+    found.sort_by_key(|stop| (stop.display_manager().is_none(), stop.clone()));
+    found
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::live::Live;
+    use crate::{host::holders::holders, machine::live::Live};
     use std::{fs, os::unix::fs::symlink, path::PathBuf};
 
     /// A desktop: a greeter's display manager, a session that it opened, one that was begun by hand on a terminal.
@@ -330,12 +249,13 @@ mod tests {
             symlink("/usr/lib/systemd/system/gdm3.service", units.join("display-manager.service")).unwrap();
             desktop.put(
                 "run/systemd/sessions/2",
-                "UID=1000\nUSER=ring\nSEAT=seat0\nTYPE=wayland\nCONTROLLER=:1.7\nCLASS=user\nSERVICE=gdm-password\n",
+                "UID=1000\nUSER=ring\nSEAT=seat0\nTYPE=wayland\nDEVICES=226:0 13:64 \nCLASS=user\nSERVICE=gdm-password\n",
             );
             desktop.put(
                 "run/systemd/sessions/5",
                 "UID=1001\nUSER=wagner\nSEAT=seat0\nTYPE=tty\nCLASS=user\nSERVICE=login\nTTY=tty3\n",
             );
+            desktop.put("etc/passwd", "root:x:0:\nring:x:1000:\nwagner:x:1001:\n");
             desktop
                 .put("run/systemd/sessions/9", "UID=1001\nUSER=wagner\nTYPE=tty\nSERVICE=sshd\nREMOTE=1\n");
             desktop
@@ -347,15 +267,22 @@ mod tests {
             fs::write(path, text).unwrap();
         }
 
-        fn holds(&self, pid: u32, process: &str, user: &str, cgroup: &str, node: &str) -> Holder {
+        /// A process that has a node open.
+        fn holds(&self, pid: u32, process: &str, uid: u32, cgroup: &str, node: &str) {
             self.put(&format!("proc/{pid}/cgroup"), &format!("0::{cgroup}\n"));
+            self.put(&format!("proc/{pid}/comm"), &format!("{process}\n"));
+            self.put(&format!("proc/{pid}/status"), &format!("Name:\tx\nUid:\t{uid}\t{uid}\t{uid}\t{uid}\n"));
             let fields = "0 ".repeat(18);
             self.put(&format!("proc/{pid}/stat"), &format!("{pid} (x) S {fields}4711 0\n"));
-            Holder::new(pid, process, user, vec![node.into()])
+            let fd = self.0.path().join(format!("proc/{pid}/fd"));
+            fs::create_dir_all(&fd).unwrap();
+            symlink(node, fd.join("9")).unwrap();
         }
 
-        fn words(&self, holders: Vec<Holder>) -> Vec<String> {
+        fn words(&self) -> Vec<String> {
             let root = Live::open(self.0.path()).unwrap();
+            let nodes = [CARD, "/dev/snd/controlC1", "/dev/nvidia0"].map(PathBuf::from).into();
+            let holders = holders(&root, &nodes);
             let held =
                 Held { address: "0000:01:00.0".parse().unwrap(), driver: Some("amdgpu".into()), holders };
             let socket = |unit: &Unit| match unit.name.as_str() {
@@ -376,22 +303,29 @@ mod tests {
         let desktop = Desktop::new();
         let shell =
             "/user.slice/user-1000.slice/user@1000.service/session.slice/org.gnome.Shell@wayland.service";
-        let holders = vec![
-            desktop.holds(1, "systemd", "root", "/init.scope", CARD),
-            desktop.holds(700, "systemd-logind", "root", "/system.slice/systemd-logind.service", CARD),
-            desktop.holds(900, "gnome-shell", "ring", shell, CARD),
-        ];
+        desktop.holds(1, "systemd", 0, "/init.scope", CARD);
+        desktop.holds(700, "systemd-logind", 0, "/system.slice/systemd-logind.service", CARD);
+        desktop.holds(900, "gnome-shell", 1000, shell, CARD);
         let masked = "systemctl mask --runtime gdm3.service && systemctl stop gdm3.service";
-        assert_eq!(desktop.words(holders), [masked, "loginctl terminate-session 2"]);
+        assert_eq!(desktop.words(), [masked, "loginctl terminate-session 2"]);
+    }
+
+    #[test]
+    fn what_logind_holds_is_its_sessions() {
+        let desktop = Desktop::new();
+        desktop.put("sys/class/drm/card0/dev", "226:0\n");
+        desktop.holds(700, "systemd-logind", 0, "/system.slice/systemd-logind.service", CARD);
+        let masked = "systemctl mask --runtime gdm3.service && systemctl stop gdm3.service";
+        assert_eq!(desktop.words(), [masked, "loginctl terminate-session 2"]);
     }
 
     #[test]
     fn sound_is_stopped_in_its_users_manager_with_its_socket_first() {
         let desktop = Desktop::new();
         let place = "/user.slice/user-1000.slice/user@1000.service/session.slice/pipewire.service";
-        let holder = desktop.holds(812, "pipewire", "ring", place, "/dev/snd/controlC1");
+        desktop.holds(812, "pipewire", 1000, place, "/dev/snd/controlC1");
         assert_eq!(
-            desktop.words(vec![holder]),
+            desktop.words(),
             [
                 "systemctl --user --machine=ring@.host stop pipewire.socket",
                 "systemctl --user --machine=ring@.host stop pipewire.service",
@@ -401,15 +335,23 @@ mod tests {
 
     #[test]
     fn who_was_started_by_hand_is_a_session_at_a_seat_and_a_process_elsewhere() {
-        let desktop = Desktop::new();
         let at = |session: &str| format!("/user.slice/user-1001.slice/session-{session}.scope");
-        let xorg = desktop.holds(40, "Xorg", "wagner", &at("5"), CARD);
-        assert_eq!(desktop.words(vec![xorg]), ["loginctl terminate-session 5"]);
-        let tool = desktop.holds(41, "nvtop", "wagner", &at("9"), CARD);
-        assert_eq!(desktop.words(vec![tool]), ["kill -TERM 41   (nvtop)"]);
         let service = "/system.slice/nvidia-persistenced.service";
-        let daemon = desktop.holds(42, "nvidia-persiste", "root", service, "/dev/nvidia0");
-        assert_eq!(desktop.words(vec![daemon]), ["systemctl stop nvidia-persistenced.service"]);
+        for (process, uid, place, node, words) in [
+            ("Xorg", 1001, at("5"), CARD, "loginctl terminate-session 5"),
+            ("nvtop", 1001, at("9"), CARD, "kill -TERM 41   (nvtop)"),
+            (
+                "nvidia-persiste",
+                0,
+                service.into(),
+                "/dev/nvidia0",
+                "systemctl stop nvidia-persistenced.service",
+            ),
+        ] {
+            let desktop = Desktop::new();
+            desktop.holds(41, process, uid, &place, node);
+            assert_eq!(desktop.words(), [words]);
+        }
     }
 
     #[test]
@@ -447,17 +389,5 @@ mod tests {
             order.iter().map(|unit| unit.name.as_str()).collect::<Vec<_>>(),
             ["nvidia-persistenced.service", "gdm3.service"]
         );
-    }
-
-    #[test]
-    fn places_in_both_hierarchies() {
-        assert_eq!(parse_place("0::/system.slice/lightdm.service\n"), Place::Unit("lightdm.service".into()));
-        let old = "5:devices:/user.slice\n1:name=systemd:/user.slice/user-1000.slice/session-c2.scope\n";
-        assert_eq!(parse_place(old), Place::Session("c2".into()));
-        let container = "0::/system.slice/docker-0123.scope\n";
-        assert_eq!(parse_place(container), Place::Elsewhere);
-        assert_eq!(parse_place("0::/user.slice/user-1000.slice/user@1000.service"), Place::Elsewhere);
-        assert_eq!(parse_place(""), Place::Elsewhere);
-        assert_eq!(parse_place("nonsense"), Place::Elsewhere);
     }
 }
