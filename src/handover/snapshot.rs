@@ -154,6 +154,13 @@ impl Snapshot {
         })
     }
 
+    /// The consoles that a card with a screen brings back. They belong to all screens of the machine, so one that was
+    /// off may have been so because another card was away: on counts, off does not.
+    pub fn screen_consoles(&self) -> impl Iterator<Item = &Console> {
+        let modular = |console: &&Console| console.name.starts_with("(M)");
+        self.consoles.iter().filter(modular).filter(|_| !self.framebuffers.is_empty())
+    }
+
     /// What is not as it was, a sentence each. Empty: the card is home.
     pub fn differences(&self, host: &Host) -> Vec<String> {
         let word = |driver: &Option<String>| driver.clone().unwrap_or_else(|| "no driver".to_owned());
@@ -178,19 +185,24 @@ impl Snapshot {
             }
         }
         for fb in &self.framebuffers {
-            if !host.framebuffers.contains(fb) {
+            if !host.framebuffers.iter().any(|now| same_screen(now, fb)) {
                 found.push(format!("frame buffer fb{} ({}) is not back", fb.index, fb.name));
             }
         }
-        for console in &self.consoles {
+        for console in self.screen_consoles().filter(|console| console.bound) {
             let now = host.consoles.iter().find(|now| now.name == console.name);
-            if now.is_none_or(|now| now.bound != console.bound) {
-                let word = if console.bound { "on" } else { "off" };
-                found.push(format!("console vtcon{} ({}) was {word}", console.index, console.name));
+            if now.is_none_or(|now| !now.bound) {
+                found.push(format!("console vtcon{} ({}) was on", console.index, console.name));
             }
         }
         found
     }
+}
+
+/// Whether a frame buffer is another one come back. Its number is the lowest that was free (drivers/video/fbdev/core/
+/// fbmem.c, `do_register_framebuffer`): with two cards away, the order of their return decides it.
+pub fn same_screen(one: &Framebuffer, other: &Framebuffer) -> bool {
+    one.function == other.function && one.name == other.name
 }
 
 /// The id of this boot.

@@ -18,7 +18,7 @@ use crate::{
     machine::{Finished, Machine, Program, Root, process, wait_until},
     pci::Address,
     plan::live::{self, Goal, LivePlan, Rescue, VFIO},
-    step::live::{Hands, driver_of},
+    step::live::{Hands, LiveStep, driver_of},
 };
 use std::{cell::Cell, path::Path, time::Duration};
 
@@ -212,6 +212,10 @@ impl Worker<'_, '_> {
         let Err(home) = back.home() else {
             return failure.with_status(Status::Undone).detail("everything is as it was");
         };
+        // Nobody is at work on it any more, and it is neither here nor there.
+        if let Ok(Some(state)) = record::state(self.machine(), self.request.address) {
+            let _ = self.set(&state.card, Phase::Stuck);
+        }
         let mut both = failure.with_status(Status::NotUndone).detail(home.message);
         both.details.extend(home.details);
         both.hints.extend(home.hints);
@@ -327,12 +331,25 @@ impl Worker<'_, '_> {
     /// Carries a plan out to its end, past failures: the way home does what can be done.
     fn run_all(&self, plan: &LivePlan) -> Result<Vec<Error>> {
         let mut failures = Vec::new();
+        // Where a driver said no there is nothing to wait for, and what is loaded above it would find no device.
+        let mut refused = Vec::new();
         for (number, stage) in plan.stages.iter().enumerate() {
             let done = self.stage(number, stage, |step| {
-                if let Err(error) = step.apply(self) {
-                    self.recorder.say(Event::Note { text: error.message.clone() })?;
-                    failures.push(error);
+                match step {
+                    LiveStep::AwaitDriver { address, .. } | LiveStep::AwaitFramebuffer { address, .. }
+                        if refused.contains(address) =>
+                    {
+                        return Ok(());
+                    }
+                    LiveStep::LoadModule { driver: None, .. } if !refused.is_empty() => return Ok(()),
+                    _ => {}
                 }
+                let Err(error) = step.apply(self) else { return Ok(()) };
+                if let LiveStep::Bind { address, .. } = step {
+                    refused.push(*address);
+                }
+                self.recorder.say(Event::Note { text: error.message.clone() })?;
+                failures.push(error);
                 Ok(())
             });
             done?;
@@ -344,7 +361,7 @@ impl Worker<'_, '_> {
         &self,
         number: usize,
         stage: &live::Stage,
-        mut each: impl FnMut(&crate::step::live::LiveStep) -> Result<()>,
+        mut each: impl FnMut(&LiveStep) -> Result<()>,
     ) -> Result<()> {
         if self.request.step {
             self.ask(number, stage)?;

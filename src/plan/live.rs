@@ -8,10 +8,10 @@ use crate::{
     error::{Error, Result},
     handover::{
         drivers,
-        snapshot::{Before, Card, Snapshot},
+        snapshot::{Before, Card, Snapshot, same_screen},
         stop::Stop,
     },
-    host::{Function, Gpu, Host},
+    host::{Console, Function, Gpu, Host},
     pci::Address,
     step::live::LiveStep,
 };
@@ -240,20 +240,25 @@ fn home(host: &Host, snapshot: &Snapshot) -> Result<Vec<Stage>> {
         bind.push(LiveStep::Bind { address, driver: driver.clone() });
         bind.push(LiveStep::AwaitDriver { address, driver });
     }
-    let screens = snapshot.framebuffers.iter().filter(|fb| !host.framebuffers.contains(fb));
+    let screens =
+        snapshot.framebuffers.iter().filter(|fb| !host.framebuffers.iter().any(|now| same_screen(now, fb)));
     let screens = screens
         .filter_map(|fb| Some(LiveStep::AwaitFramebuffer { address: fb.function?, name: fb.name.clone() }));
     let modules = snapshot.modules.iter().map(|m| LiveStep::LoadModule { module: m.clone(), driver: None });
-    // A console that is gone now may be there once its frame buffer is: every one that was modular is looked at.
-    let consoles = snapshot.consoles.iter().filter(|console| console.name.starts_with("(M)"));
-    let consoles = consoles.map(|console| LiveStep::Console {
+    // A console that is gone now may be there once its frame buffer is. One that was off is taken off again only if
+    // this card's return is what puts it on; on already, it is another card's, and would go dark.
+    let lit = |console: &&Console| {
+        console.bound || !host.consoles.iter().any(|now| now.name == console.name && now.bound)
+    };
+    let consoles = || snapshot.screen_consoles().filter(lit);
+    let flags = consoles()
+        .map(|console| format!("vtcon{} {}", console.index, if console.bound { "on" } else { "off" }));
+    let text = flags.collect::<Vec<_>>().join(", ");
+    let consoles = consoles().map(|console| LiveStep::Console {
         index: console.index,
         name: console.name.clone(),
         bound: console.bound,
     });
-    let flags = snapshot.consoles.iter().filter(|console| console.name.starts_with("(M)"));
-    let flags =
-        flags.map(|console| format!("vtcon{} {}", console.index, if console.bound { "on" } else { "off" }));
     let drivers = snapshot.functions.iter().map(|before| {
         let driver = before.driver.as_deref().unwrap_or("no driver");
         format!("{} → {driver}", shown([&before.address]))
@@ -274,7 +279,7 @@ fn home(host: &Host, snapshot: &Snapshot) -> Result<Vec<Stage>> {
         Stage { label: "bind", text: drivers.collect::<Vec<_>>().join(", "), steps: bind },
         Stage { label: "load", text: snapshot.modules.join(" "), steps: modules.collect() },
         Stage { label: "screen", text: names.join(" "), steps: screens.collect() },
-        Stage { label: "consoles", text: flags.collect::<Vec<_>>().join(", "), steps: consoles.collect() },
+        Stage { label: "consoles", text, steps: consoles.collect() },
         Stage { label: "start", text: units.join(", "), steps: start.collect() },
     ])
 }
@@ -320,13 +325,15 @@ fn display_first<'a>(host: &Host, snapshot: &'a Snapshot) -> Vec<&'a Before> {
 
 fn give(host: &Host, card: &Card) -> Result<Vec<Stage>> {
     let (mut clear, mut release, mut bind) = (Vec::new(), Vec::new(), Vec::new());
-    let lent = |now: &Function| now.driver.as_deref() == Some(VFIO) || now.driver_override.is_some();
+    // An override with another name is the owner's own.
+    let claimed = |now: &Function| now.driver_override.as_deref() == Some(VFIO);
+    let lent = |now: &Function| now.driver.as_deref() == Some(VFIO) || claimed(now);
     if !card.functions.iter().filter_map(|address| host.function(*address)).any(lent) {
         return Ok(Vec::new());
     }
     for address in &card.functions {
         let (now, address) = (function(host, *address)?, *address);
-        if now.driver_override.is_some() {
+        if claimed(now) {
             clear.push(LiveStep::Override { address, driver: None });
         }
         if now.driver.as_deref() == Some(VFIO) {
