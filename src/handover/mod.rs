@@ -29,6 +29,8 @@ pub mod drivers;
 pub mod preflight;
 pub mod record;
 pub mod snapshot;
+#[cfg(test)]
+mod soak;
 pub mod stop;
 pub mod unused;
 pub mod worker;

@@ -209,7 +209,7 @@ fn no_room_and_read_only_change_nothing() {
         drop(lock(&sim).unwrap());
         let before = sim.tree(&WATCHED);
         {
-            let mut world = sim.0.borrow_mut();
+            let mut world = sim.world.borrow_mut();
             (world.disk.free, world.disk.read_only) = (free, read_only);
         }
         let error = apply_now(&sim, planned(&sim, WORD)).unwrap_err();
@@ -263,12 +263,12 @@ fn crossing(seed: u64) {
     let planned = planned(&sim, WORD);
     let whole = sim.copy();
     apply_now(&whole, planned.clone()).unwrap();
-    let operations = whole.0.borrow().operations;
+    let operations = whole.world.borrow().operations;
     let at = 1 + random.below(operations);
     let what = fault(&mut random);
-    sim.0.borrow_mut().fault = Some((at, what));
+    sim.world.borrow_mut().fault = Some((at, what));
     let applied = apply_now(&sim, planned);
-    let dead = sim.0.borrow().dead;
+    let dead = sim.world.borrow().dead;
     if let (Err(error), false) = (&applied, dead) {
         // An error was met and everything is undone at once.
         assert_eq!(error.status, Status::Undone, "seed {seed}, {what:?} at {at}: {error}");
@@ -277,7 +277,7 @@ fn crossing(seed: u64) {
     sim.start();
     for _ in 0..random.below(3) {
         let what = fault(&mut random);
-        sim.0.borrow_mut().fault = Some((1 + random.below(operations), what));
+        sim.world.borrow_mut().fault = Some((1 + random.below(operations), what));
         let _ = revert_now(&sim, Which::All);
         sim.start();
     }
@@ -314,7 +314,7 @@ fn every_operation_can_be_the_last() {
     let planned = planned(&sim, WORD);
     let whole = sim.copy();
     apply_now(&whole, planned.clone()).unwrap();
-    let operations = whole.0.borrow().operations;
+    let operations = whole.world.borrow().operations;
     assert!(operations > 50, "{operations}");
     for at in 1..=operations {
         for fault in [
@@ -325,9 +325,9 @@ fn every_operation_can_be_the_last() {
             Fault::PowerAfter,
         ] {
             let sim = sim.copy();
-            sim.0.borrow_mut().fault = Some((at, fault));
+            sim.world.borrow_mut().fault = Some((at, fault));
             let _ = apply_now(&sim, planned.clone());
-            assert!(sim.0.borrow().dead, "{fault:?} at {at}");
+            assert!(sim.world.borrow().dead, "{fault:?} at {at}");
             sim.start();
             revert_now(&sim, Which::All).unwrap();
             assert_as(&sim, &before, &format!("{fault:?} at {at}"));

@@ -32,7 +32,7 @@ struct Pending {
 pub(crate) struct Disk {
     pub(super) inodes: Vec<Inode>,
     pub(super) names: BTreeMap<PathBuf, usize>,
-    on_disk: BTreeMap<PathBuf, usize>,
+    kept: BTreeMap<PathBuf, usize>,
     pending: Vec<Pending>,
     random: Random,
     /// Bytes free on the one filesystem.
@@ -60,7 +60,7 @@ impl Disk {
         let names = BTreeMap::from([(PathBuf::from("/"), 0)]);
         Self {
             inodes: vec![root],
-            on_disk: names.clone(),
+            kept: names.clone(),
             names,
             pending: Vec::new(),
             random: Random::new(seed),
@@ -72,7 +72,7 @@ impl Disk {
     /// Brings everything to the disk: what is there now was there all along.
     pub(super) fn settle(&mut self) {
         self.pending.clear();
-        self.on_disk = self.names.clone();
+        self.kept = self.names.clone();
         for inode in &mut self.inodes {
             inode.on_disk.clone_from(&inode.bytes);
         }
@@ -80,6 +80,11 @@ impl Disk {
 
     pub(super) fn find(&self, path: &Path) -> io::Result<&Inode> {
         self.names.get(path).map(|inode| &self.inodes[*inode]).ok_or_else(|| errno(2))
+    }
+
+    /// What is below /run is on no disk.
+    pub(super) fn check_writable(&self, path: &Path) -> io::Result<()> {
+        if self.read_only && !path.starts_with("/run") { Err(errno(30)) } else { Ok(()) }
     }
 
     pub(super) fn check_parent(&self, path: &Path) -> io::Result<()> {
@@ -115,6 +120,7 @@ impl Disk {
         ownership: &Ownership,
         torn: bool,
     ) -> io::Result<()> {
+        self.check_writable(path)?;
         self.check_parent(path)?;
         if self.names.contains_key(path) {
             return Err(errno(17));
@@ -129,6 +135,7 @@ impl Disk {
     }
 
     pub(super) fn append(&mut self, path: &Path, bytes: &[u8], torn: bool) -> io::Result<()> {
+        self.check_writable(path)?;
         if !self.names.contains_key(path) {
             self.create(path, b"", &Ownership::root(0o600), false)?;
         }
@@ -142,6 +149,7 @@ impl Disk {
     }
 
     pub(super) fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        self.check_writable(to)?;
         let inode = *self.names.get(from).ok_or_else(|| errno(2))?;
         self.check_parent(to)?;
         assert_eq!(parent(from), parent(to), "only renames within a folder are simulated");
@@ -150,7 +158,9 @@ impl Disk {
     }
 
     pub(super) fn remove(&mut self, path: &Path) -> io::Result<()> {
-        if self.find(path)?.kind == FileKind::Folder {
+        let folder = self.find(path)?.kind == FileKind::Folder;
+        self.check_writable(path)?;
+        if folder {
             return Err(errno(21));
         }
         self.rename_entries(parent(path), vec![(path.to_owned(), None)]);
@@ -177,7 +187,7 @@ impl Disk {
         self.find(path)?;
         for pending in std::mem::take(&mut self.pending) {
             if pending.folder == path {
-                apply(&mut self.on_disk, &pending.changes);
+                apply(&mut self.kept, &pending.changes);
             } else {
                 self.pending.push(pending);
             }
@@ -187,7 +197,7 @@ impl Disk {
 
     /// Any part of what was not on the disk is lost.
     pub(super) fn cut_power(&mut self) {
-        let mut names = std::mem::take(&mut self.on_disk);
+        let mut names = std::mem::take(&mut self.kept);
         for pending in std::mem::take(&mut self.pending) {
             if self.random.coin() {
                 apply(&mut names, &pending.changes);
@@ -212,7 +222,7 @@ impl Disk {
         }
         names.retain(|path, _| !path.starts_with("/run") || path.as_os_str() == "/run");
         self.names.clone_from(&names);
-        self.on_disk = names;
+        self.kept = names;
     }
 }
 
