@@ -2,7 +2,7 @@
 //! operation. Whatever happens, the display comes back, or status 5 says why not.
 
 use super::{
-    client, holders, record,
+    client, record,
     record::Phase,
     snapshot::Card,
     stop,
@@ -10,12 +10,12 @@ use super::{
 };
 use crate::{
     error::{Error, Status},
-    host,
+    host::{self, holders},
     machine::{
         Machine, Root,
         sim::{
             Fault, Random, Sim,
-            kernel::{Function, Happening, KINDS, Kernel, Trouble},
+            kernel::{Cure, Function, Happening, KINDS, Kernel, Trouble},
             units::Unit,
         },
     },
@@ -100,7 +100,8 @@ fn boot(random: &mut Random) -> (Kernel, Vec<&'static str>) {
             all.push(Function::new(&at(2), 0x0c_0330, (id.0, 0x1ad8), group(number)));
             all.push(Function::new(&at(3), 0x0c_8000, (id.0, 0x1ad9), group(number)));
         }
-        functions.extend(all.into_iter().map(|function| function.below(port)));
+        let resets = random.coin();
+        functions.extend(all.into_iter().map(|function| Function { resets, ..function.below(port) }));
     };
     card("01", "0000:00:01.0", 10, random);
     if twin {
@@ -168,8 +169,16 @@ fn troubles(kernel: &mut Kernel, random: &mut Random, now: Duration) {
         let native = kernel.functions[function].driver.map(|driver| KINDS[driver].driver);
         let driver = native.filter(|_| random.coin()).unwrap_or(VFIO);
         let trouble = match random.below(5) {
-            0 => Trouble::ProbeFails(driver, [19, 22, 12][usize::try_from(random.below(3)).unwrap()], 1),
-            1 => Trouble::ProbeFails(driver, 5, u32::MAX),
+            0 => Trouble::ProbeFails(
+                driver,
+                [19, 22, 12][usize::try_from(random.below(3)).unwrap()],
+                1,
+                Cure::Time,
+            ),
+            1 => {
+                let cure = [Cure::Time, Cure::Reset, Cure::Rescan][usize::try_from(random.below(3)).unwrap()];
+                Trouble::ProbeFails(driver, 5, u32::MAX, cure)
+            }
             2 => Trouble::HangsUntil(driver, Some(soon(random, 100_000))),
             3 => Trouble::HangsUntil(driver, None),
             _ => Trouble::NoFramebuffer(driver),
@@ -345,7 +354,7 @@ impl Run {
 
     /// No trouble that can keep a card away.
     fn is_sound(&self) -> bool {
-        let excuses = |trouble: &Trouble| !matches!(trouble, Trouble::ProbeFails(_, _, 0));
+        let excuses = |trouble: &Trouble| !matches!(trouble, Trouble::ProbeFails(_, _, 0, _));
         self.sim.kernel(|kernel| !kernel.functions.iter().any(|f| f.trouble.iter().any(excuses)))
     }
 
@@ -372,7 +381,7 @@ impl Run {
         assert!(good, "{what}; {}", self.story());
     }
 
-    /// Only these cards were written to, nothing that takes the bus apart, and nothing after a write that hangs.
+    /// Only these cards were written to, and nothing while a write hangs.
     fn check_writes(&self) {
         let own: Vec<String> =
             self.cards.iter().flat_map(|card| self.functions(*card)).map(|a| a.to_string()).collect();
@@ -381,9 +390,10 @@ impl Run {
             let good = match parts.as_slice() {
                 ["sys", "bus", "pci", "drivers", _, "bind" | "unbind"]
                 | ["sys", "bus", "pci", "drivers_probe"] => own.contains(&write.value),
-                ["sys", "bus", "pci", "devices", address, "driver_override"] => {
+                ["sys", "bus", "pci", "devices", address, "driver_override" | "reset" | "remove"] => {
                     own.iter().any(|a| a == address)
                 }
+                ["sys", "bus", "pci", "rescan"] => true,
                 ["sys", "class", "vtconsole", _, "bind"] => true,
                 _ => false,
             };

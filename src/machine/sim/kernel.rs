@@ -77,11 +77,20 @@ pub(super) fn needs(module: &str) -> &'static [&'static str] {
     }
 }
 
+/// What makes a probe work again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cure {
+    /// Nothing but trying.
+    Time,
+    Reset,
+    Rescan,
+}
+
 /// What a device does wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Trouble {
-    /// The driver's probe fails with this number, so often.
-    ProbeFails(&'static str, i32, u32),
+    /// The driver's probe fails with this number, so often, or until that has been done.
+    ProbeFails(&'static str, i32, u32, Cure),
     /// The driver does not let go until then; `None`: never.
     HangsUntil(&'static str, Option<Duration>),
     /// The driver takes the device, and makes no frame buffer.
@@ -107,6 +116,8 @@ pub(crate) struct Function {
     pub(crate) card: Option<u32>,
     pub(crate) sound: Option<u32>,
     pub(crate) on_bus: bool,
+    /// A write to `reset` does something.
+    pub(crate) resets: bool,
 }
 
 impl Function {
@@ -127,6 +138,7 @@ impl Function {
             card: None,
             sound: None,
             on_bus: true,
+            resets: true,
         }
     }
 
@@ -295,7 +307,7 @@ impl Kernel {
     fn probe(&mut self, index: usize, driver: usize) -> io::Result<()> {
         let name = KINDS[driver].driver;
         let failing = self.functions[index].trouble.iter_mut().find_map(|trouble| match trouble {
-            Trouble::ProbeFails(of, number, times) if *of == name && *times > 0 => {
+            Trouble::ProbeFails(of, number, times, _) if *of == name && *times > 0 => {
                 *times = times.saturating_sub(1);
                 Some(*number)
             }
@@ -510,6 +522,7 @@ impl Kernel {
                 match *attribute {
                     "driver_override" => self.set_override(index, &task.value),
                     "remove" => self.remove(task, index, now),
+                    "reset" => self.reset(index, &task.value),
                     _ => Some(Err(errno(2))),
                 }
             }
@@ -604,6 +617,26 @@ impl Kernel {
         Some(Ok(()))
     }
 
+    /// `reset_store`: 1, under the device lock, by whatever method there is; on a bus that others share there is none.
+    fn reset(&mut self, index: usize, value: &str) -> Option<io::Result<()>> {
+        if value.trim() != "1" {
+            return Some(Err(errno(22)));
+        }
+        if self.is_locked(index) {
+            return None;
+        }
+        if !self.functions[index].resets {
+            return Some(Err(errno(25)));
+        }
+        self.cure(index, Cure::Reset);
+        Some(Ok(()))
+    }
+
+    fn cure(&mut self, index: usize, cure: Cure) {
+        let cured = |trouble: &Trouble| matches!(trouble, Trouble::ProbeFails(.., by) if *by == cure);
+        self.functions[index].trouble.retain(|trouble| !cured(trouble));
+    }
+
     /// `remove_store`: under the lock of all removes and rescans, and then the device's.
     fn remove(&mut self, task: &mut Task, index: usize, now: Duration) -> Option<io::Result<()>> {
         if !task.holds_rescan {
@@ -641,6 +674,7 @@ impl Kernel {
             if !self.functions[index].on_bus {
                 self.functions[index].on_bus = true;
                 self.functions[index].driver_override = None;
+                self.cure(index, Cure::Rescan);
                 self.attach(index);
             }
         }

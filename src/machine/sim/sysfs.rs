@@ -92,6 +92,7 @@ impl Kernel {
             tree.file(&format!("/sys/module/{module}/refcnt"), format!("{}\n", self.references(module)));
         }
         tree.folder("/sys/bus/pci/devices");
+        tree.folder("/sys/dev/char");
         for driver in self.drivers() {
             let kind = &KINDS[driver];
             let folder = format!("{PCI}/drivers/{}", kind.driver);
@@ -132,32 +133,31 @@ impl Kernel {
         tree.link(&format!("{PCI}/devices/{}", function.address), format!("../../../{place}"));
         let only = function.driver_override.as_deref().unwrap_or("(null)");
         tree.file(&format!("{folder}/driver_override"), format!("{only}\n"));
+        tree.file(&format!("{folder}/reset"), "");
         if let Some(kind) = function.kind().filter(|_| function.releasing.is_none()) {
             let up = "../".repeat(function.place.len() + 2);
             tree.link(&format!("{folder}/driver"), format!("{up}bus/pci/drivers/{}", kind.driver));
         }
-        for node in self.nodes(index) {
-            let Some((kind, name)) = node.rsplit_once('/') else {
-                // NVIDIA's nodes are in no class; /proc tells the minor number.
-                let Some(minor) = node.strip_prefix("nvidia") else {
-                    tree.file(&format!("{folder}/misc/{node}/uevent"), format!("MINOR=1\nDEVNAME={node}\n"));
-                    continue;
-                };
-                let information = format!("Model: \t NVIDIA\nDevice Minor: \t {minor}\n");
-                let gpu = format!("/proc/driver/nvidia/gpus/{}/information", function.address);
-                tree.file(&gpu, information);
+        for (number, node) in self.nodes(index).into_iter().enumerate() {
+            let (kind, name) = node.rsplit_once('/').unwrap_or(("misc", node.as_str()));
+            if kind == "vfio" {
                 continue;
-            };
-            match kind {
-                "vfio" => {}
-                "dri" => {
-                    tree.file(&format!("{folder}/drm/{name}/uevent"), format!("MAJOR=226\nDEVNAME={node}\n"));
-                    tree.link(&format!("/sys/class/drm/{name}"), format!("../../{place}/drm/{name}"));
-                }
-                kind => {
-                    let folder = format!("{folder}/{}/{name}", kind.replace('/', "_"));
-                    tree.file(&format!("{folder}/uevent"), format!("MAJOR=116\nDEVNAME={node}\n"));
-                }
+            }
+            if let Some(minor) = node.strip_prefix("nvidia") {
+                // NVIDIA's nodes are in no class; /proc tells the minor number.
+                let information = format!("Model: \t NVIDIA\nDevice Minor: \t {minor}\n");
+                tree.file(&format!("/proc/driver/nvidia/gpus/{}/information", function.address), information);
+                continue;
+            }
+            let class = if kind == "dri" { "drm".to_owned() } else { kind.replace('/', "_") };
+            tree.file(&format!("{folder}/{class}/{name}/uevent"), format!("DEVNAME={node}\n"));
+            // No two have one number; which it is matters to nobody here.
+            tree.link(
+                &format!("/sys/dev/char/{}:{}", 200 + index, number),
+                format!("../../{place}/{class}/{name}"),
+            );
+            if kind == "dri" {
+                tree.link(&format!("/sys/class/drm/{name}"), format!("../../{place}/drm/{name}"));
             }
         }
     }
