@@ -58,7 +58,7 @@ pub(super) enum Path {
 /// Paths of groups in a line; `…/0000:01:00.0/iommu_group -> …/iommu_groups/12` too.
 pub(super) fn paths(line: &str) -> Vec<Path> {
     let mut found = Vec::new();
-    for (at, word) in line.match_indices("iommu_groups/") {
+    for (at, word) in line.match_indices("iommu_groups/").take(64) {
         let Some(rest) = line.get(at + word.len()..) else { continue };
         let Some((group, after)) = leading_number(rest) else { continue };
         if let Some(inside) = after.strip_prefix("/devices/") {

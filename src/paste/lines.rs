@@ -3,6 +3,8 @@
 //!
 //! Knows nothing of listings.
 
+use super::words::head;
+
 /// Bytes of a line that are looked at; the longest real ones (command lines, USB descriptors) have 4096.
 pub(super) const MAX_LINE: usize = 16 * 1024;
 
@@ -37,7 +39,7 @@ pub(super) fn lines(text: &str) -> (Vec<Line>, bool) {
             whole = false;
             break;
         }
-        let kept = start(raw, MAX_LINE);
+        let kept = head(raw, MAX_LINE);
         whole &= kept.len() == raw.len();
         let (indent, text) = clean(kept);
         lines.push(Line { number: index + 1, indent, text });
@@ -49,15 +51,6 @@ pub(super) fn lines(text: &str) -> (Vec<Line>, bool) {
         lines.retain(|line| !line.is_blank());
     }
     (lines, whole)
-}
-
-/// The first bytes of a text, cut between characters.
-fn start(text: &str, most: usize) -> &str {
-    let mut end = most.min(text.len());
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text.get(..end).unwrap_or_default()
 }
 
 /// A blank line after (nearly) every line: what some forums make of line ends.
@@ -139,6 +132,14 @@ fn without_colours(raw: &str) -> String {
             '\u{a0}' => text.push(' '),
             '\u{feff}' | '\u{200b}' => {}
             _ => text.push(character),
+        }
+    }
+    // What web pages make of brackets and quotes.
+    let entities =
+        [("&gt;", ">"), ("&lt;", "<"), ("&quot;", "\""), ("&#39;", "'"), ("&nbsp;", " "), ("&amp;", "&")];
+    if text.contains('&') {
+        for (entity, meant) in entities {
+            text = text.replace(entity, meant);
         }
     }
     text

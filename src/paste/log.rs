@@ -5,12 +5,15 @@
 
 use super::{
     facts::{ClassFrom, Facts, System, fill},
-    words::{addresses, after, hex, leading_address, leading_number},
+    words::{addresses, after, head, hex, leading_address, leading_number, tail},
 };
 use crate::{
     host::CpuVendor,
     pci::{Address, Class, DeviceId},
 };
+
+/// How far from its address a message is looked for.
+const NEAR: usize = 48;
 
 /// Takes what a line of the log says; true where it said something.
 pub(super) fn line(facts: &mut Facts, text: &str) -> bool {
@@ -30,9 +33,11 @@ fn groups(facts: &mut Facts, text: &str) -> bool {
     ];
     for (word, joins) in words {
         for (at, word) in text.match_indices(word) {
-            let before = text.get(..at).map(addresses).unwrap_or_default();
+            let front = tail(text.get(..at).unwrap_or_default(), NEAR);
             // The address stands right before the message, which may be the second one in its line.
-            let address = before.last().filter(|(_, _, end)| at - end <= 4).map(|(address, _, _)| *address);
+            let before = addresses(front);
+            let address =
+                before.last().filter(|(_, _, end)| front.len() - end <= 4).map(|(address, _, _)| *address);
             let group = text.get(at + word.len()..).and_then(leading_number).map(|(group, _)| group);
             if let (Some(address), Some(group)) = (address, group) {
                 facts.group_in_log(address, joins.then_some(group));
@@ -50,6 +55,12 @@ fn groups(facts: &mut Facts, text: &str) -> bool {
     understood
 }
 
+/// Whether a message about groups breaks off before the group.
+pub(super) fn breaks_off(text: &str) -> bool {
+    let ends = ["Adding", "Adding to", "Adding to iommu", "Adding to iommu group", "to group"];
+    ends.iter().any(|end| text.ends_with(end)) && !addresses(text).is_empty()
+}
+
 /// `pci 0000:00:02.0: [8086:46a6] type 00 class 0x030000 PCIe Root Complex Integrated Endpoint`
 /// (drivers/pci/probe.c, `pci_setup_device`). A part of it counts too: serial consoles lose the rest.
 fn function(facts: &mut Facts, text: &str) -> bool {
@@ -58,7 +69,7 @@ fn function(facts: &mut Facts, text: &str) -> bool {
         let Some(rest) = text.get(end..).and_then(|rest| rest.strip_prefix(": [")) else { continue };
         let (id, rest) = rest.split_at_checked(9).unwrap_or_default();
         let Ok(id) = id.parse::<DeviceId>() else { continue };
-        let Some(rest) = rest.strip_prefix(']') else { continue };
+        let Some(rest) = rest.strip_prefix(']').map(|rest| head(rest, 2 * NEAR)) else { continue };
         let header = after(rest, "type ").and_then(|header| hex(header.get(..2)?, 2));
         let class = after(rest, "class 0x").and_then(|class| hex(class.get(..6)?, 6));
         if header.is_none() && class.is_none() && !rest.starts_with(" typ") {

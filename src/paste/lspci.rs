@@ -17,7 +17,7 @@ const CONFIG: usize = 4096;
 
 /// Takes what a line says of a function; true where it is a line of lspci's.
 pub(super) fn line(fact: &mut Fact, text: &str) -> bool {
-    let Some((key, value)) = text.split_once(':') else { return false };
+    let Some((key, value)) = text.split_once(':') else { return loose(fact, text) };
     let value = value.trim();
     match key.trim_end() {
         "Subsystem" => subsystem(fact, value),

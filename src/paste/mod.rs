@@ -13,6 +13,7 @@ mod log;
 mod lspci;
 mod reader;
 mod system;
+mod table;
 mod tree;
 mod udev;
 mod words;

@@ -8,7 +8,7 @@ use super::{
     facts::Facts,
     group,
     lines::{self, Line},
-    log, lspci, system,
+    log, lspci, system, table,
     tree::Tree,
     udev,
     words::{addresses, leading_address},
@@ -50,6 +50,10 @@ struct Reader<'f> {
     /// The function that a record for machines is about, or udev's; the maker's name in it.
     record: Option<Record>,
     tree: Tree,
+    /// The columns of the table that is being read.
+    columns: Option<table::Columns>,
+    /// A line that may go on in the next one: mail programs break lines.
+    open: Option<Line>,
     understood: usize,
     /// Lines that look like a listing and are not understood.
     odd: Vec<usize>,
@@ -69,6 +73,8 @@ pub(super) fn read(facts: &mut Facts, text: &Text, notes: &mut Vec<String>) {
         device: None,
         record: None,
         tree: Tree::default(),
+        columns: None,
+        open: None,
         understood: 0,
         odd: Vec::new(),
     };
@@ -120,13 +126,21 @@ impl Reader<'_> {
             self.device = None;
             self.record = None;
             self.tree.end();
+            self.columns = None;
+            self.open = None;
             return;
         }
         let text = &line.text;
         udev::places(self.facts, text);
+        let open = self.open.take();
+        if open.is_some_and(|open| self.goes_on(&open, line)) {
+            self.understood += 1;
+            return;
+        }
         if self.record_line(text)
             || log::line(self.facts, text)
             || self.tree_line(line)
+            || self.table_line(text)
             || self.path_line(line)
             || self.heading_line(line)
             || self.device_line(line)
@@ -135,7 +149,14 @@ impl Reader<'_> {
             || system::line(&mut self.facts.system, text)
         {
             self.understood += 1;
+            let breaks_off = log::breaks_off(text) || text.ends_with("IOMMU");
+            if breaks_off && self.open.is_none() {
+                self.open = Some(line.clone());
+            }
             return;
+        }
+        if log::breaks_off(text) || leading_address(text).is_some() {
+            self.open = Some(line.clone());
         }
         // A detail that is not used is no end: lspci has hundreds.
         let detail = self.device.is_some() && (line.indent > 0 || text.contains(':'));
@@ -146,6 +167,61 @@ impl Reader<'_> {
         if leading_address(text).is_some() {
             self.odd.push(line.number);
         }
+    }
+
+    /// Takes a line that goes on where the one before broke off; false where it is a line of its own.
+    fn goes_on(&mut self, open: &Line, line: &Line) -> bool {
+        let joined = format!("{} {}", open.text, line.text);
+        if log::breaks_off(&open.text) {
+            return log::line(self.facts, &joined);
+        }
+        if open.text.ends_with("IOMMU") {
+            let group = group::mentioned(&joined);
+            if let (Some((address, _)), Some(group)) = (self.device, group) {
+                self.facts.group(address, group);
+            }
+            return group.is_some();
+        }
+        // Whatever can stand alone does.
+        let alone = device::parse(&line.text).is_some()
+            || group::heading(&line.text).is_some()
+            || log::line(self.facts, &line.text);
+        let rest = group::heading(&joined).map_or(joined.as_str(), |(_, rest)| rest);
+        let Some(whole) = device::parse(rest).filter(|whole| whole.is_certain() && !alone) else {
+            return false;
+        };
+        let before = device::parse(group::heading(&open.text).map_or(open.text.as_str(), |(_, rest)| rest));
+        let more = before
+            .is_none_or(|before| !before.is_certain() || (before.device.is_none() && whole.device.is_some()));
+        if !more {
+            return false;
+        }
+        // Not taken for a function without what follows: now it is one, where its own line stood.
+        if self.odd.last() == Some(&open.number) {
+            self.odd.pop();
+        }
+        if self.device.is_none_or(|(address, _)| address != whole.address) {
+            let start = Line { text: joined.clone(), ..open.clone() };
+            return self.device_line(&start);
+        }
+        self.facts.row(&whole);
+        true
+    }
+
+    /// A table's names, or a row of it.
+    fn table_line(&mut self, text: &str) -> bool {
+        if let Some(columns) = table::names(text) {
+            self.columns = Some(columns);
+            return true;
+        }
+        let Some((row, group)) = self.columns.as_ref().and_then(|columns| table::row(columns, text)) else {
+            return false;
+        };
+        self.facts.row(&row);
+        if let Some(group) = group {
+            self.facts.group(row.address, group);
+        }
+        true
     }
 
     /// A line of a record for machines (`lspci -vmm`), or of udev's database.
@@ -219,6 +295,9 @@ impl Reader<'_> {
         }
         let Some(members) = self.members.as_ref().filter(|members| members.folder) else { return false };
         let group = members.group;
+        if line.text.starts_with("total ") {
+            return true;
+        }
         // `ls -l`: the name, then where it leads.
         let names = line.text.split(" -> ").next().unwrap_or_default();
         let found = addresses(names);
@@ -247,6 +326,7 @@ impl Reader<'_> {
             self.facts.row(&found);
             self.facts.group(found.address, group);
             self.device = Some((found.address, line.indent));
+            self.open = found.device.is_none().then(|| line.clone());
             if !found.is_certain() && rest.len() > 12 {
                 self.odd.push(line.number);
             }
@@ -269,6 +349,7 @@ impl Reader<'_> {
             self.facts.group(found.address, group);
         }
         self.device = Some((found.address, line.indent));
+        self.open = found.device.is_none().then(|| line.clone());
         true
     }
 

@@ -85,6 +85,24 @@ pub(super) fn addresses(text: &str) -> Vec<(Address, usize, usize)> {
     found
 }
 
+/// The last bytes of a text, cut between characters: what stands right before something.
+pub(super) fn tail(text: &str, most: usize) -> &str {
+    let mut begin = text.len().saturating_sub(most);
+    while !text.is_char_boundary(begin) {
+        begin += 1;
+    }
+    text.get(begin..).unwrap_or_default()
+}
+
+/// The first bytes of a text, cut between characters.
+pub(super) fn head(text: &str, most: usize) -> &str {
+    let mut end = most.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.get(..end).unwrap_or_default()
+}
+
 /// `10de:2204` between brackets; the last one in a text.
 pub(super) fn last_bracketed_id(text: &str) -> Option<(DeviceId, usize)> {
     let mut found = None;

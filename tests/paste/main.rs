@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test that cannot go on should say where")]
 
 mod corpus;
+mod forms;
+mod mutations;
 
 use gpuferry::{
     host::{self, Host, Source},
