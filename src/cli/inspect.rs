@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result, Status},
-    host::{Connector, Function, Gpu, Holder, Host},
+    host::{Connector, Function, Gpu, GpuKind, Holder, Host, LoadedModule, Lockdown, Setting, kernel},
     judge,
 };
 use clap::{Args, ValueEnum};
@@ -110,6 +110,40 @@ fn card(host: &Host, gpu: &Gpu) -> String {
             title = "";
         }
     }
+    let drivers: Vec<String> =
+        host.modules.iter().flatten().filter(|module| drives(host, gpu, module)).map(module_words).collect();
+    if !drivers.is_empty() {
+        line("modules", &drivers.join(", "));
+    }
+    for claim in host
+        .claims
+        .iter()
+        .flatten()
+        .filter(|claim| claim.function == gpu.address && claim.is_firmware_framebuffer())
+    {
+        line("firmware's", &format!("frame buffer is in its memory ({})", claim.by));
+    }
+    if let Some(mux) = host.mux.filter(|_| gpu.kind == GpuKind::Discrete) {
+        line("laptop", screen::mux_words(mux));
+    }
+    for domain in host
+        .domains
+        .iter()
+        .flatten()
+        .filter(|domain| domain.devices.iter().any(|device| gpu.functions.contains(device)))
+    {
+        let state = if domain.running {
+            " (running)"
+        } else if domain.autostart {
+            " (starts with the machine)"
+        } else {
+            ""
+        };
+        line("guest", &format!("{}{state}", domain.name));
+    }
+    for manager in gpu.functions.iter().flat_map(|own| judge::managers_of(host, *own)) {
+        line("managed by", &manager.place());
+    }
     let group = function.iommu_group.map_or_else(|| "none".to_owned(), |group| group.to_string());
     let shares = if gpu.companions.is_empty() { "" } else { ", shared with" };
     line("group", &format!("{group}{shares}"));
@@ -127,6 +161,26 @@ fn card(host: &Host, gpu: &Gpu) -> String {
         if gpu.reasons.is_empty() { String::new() } else { format!(": {}", gpu.reasons.join(", ")) };
     line("verdict", &format!("{}{reasons}", verdict_word(gpu.verdict)));
     text
+}
+
+/// Whether a module is the card's driver, or above it.
+fn drives(host: &Host, gpu: &Gpu, module: &LoadedModule) -> bool {
+    let own = host.function(gpu.address).and_then(|function| function.driver.as_deref());
+    let is_own = |name: &str| own.is_some_and(|driver| kernel::same_name(driver, name));
+    let below = |name: &str| {
+        host.modules
+            .iter()
+            .flatten()
+            .any(|below| is_own(&below.name) && below.used_by.iter().any(|user| user == name))
+    };
+    is_own(&module.name) || below(&module.name)
+}
+
+fn module_words(module: &LoadedModule) -> String {
+    match module.references {
+        Some(count) => format!("{} (held {count} times)", module.name),
+        None => module.name.clone(),
+    }
 }
 
 fn connector_words(connector: &Connector) -> String {
@@ -187,6 +241,71 @@ fn devices(host: &Host) -> String {
     text
 }
 
+/// What firmware, kernel and memory offer guests, a title and a value each; only what is known.
+fn surroundings(host: &Host) -> Vec<(&'static str, String)> {
+    let mut lines = Vec::new();
+    let security = &host.security;
+    if let Some(on) = security.secure_boot {
+        let state = match (on, security.setup_mode) {
+            (true, _) => "on",
+            (false, Some(true)) => "off (waits for keys)",
+            (false, _) => "off",
+        };
+        lines.push(("Secure Boot", state.to_owned()));
+    }
+    if let Some(lockdown) = security.lockdown.filter(|lockdown| *lockdown != Lockdown::None) {
+        let level = if lockdown == Lockdown::Integrity { "integrity" } else { "confidentiality" };
+        lines.push(("Lockdown", level.to_owned()));
+    }
+    for disk in security.sealed_disks.iter().flatten() {
+        lines.push(("TPM opens", format!("{} ({})", disk.name, disk.source)));
+    }
+    if let Some(options) = &host.kernel_options {
+        let words = ["VFIO_PCI", "IOMMUFD", "SYSFB_SIMPLEFB", "DRM_SIMPLEDRM"].iter().filter_map(|name| {
+            let state = match options.get(*name)? {
+                Setting::BuiltIn => "built in",
+                Setting::Module => "module",
+                Setting::No => "no",
+            };
+            Some(format!("{name} {state}"))
+        });
+        lines.push(("Kernel", words.collect::<Vec<_>>().join(", ")));
+    }
+    if let Some(total) = host.memory.as_ref().and_then(|memory| memory.total) {
+        let memory = host.memory.iter();
+        let pools = memory.flat_map(|memory| &memory.huge_pages).filter(|pool| pool.total > 0);
+        let pools = pools
+            .map(|pool| format!("{} of {} huge pages of {} free", pool.free, pool.total, bytes(pool.size)));
+        let parts: Vec<String> = [bytes(total)].into_iter().chain(pools).collect();
+        lines.push(("Memory", parts.join(", ")));
+    }
+    if let Some(topology) = &host.topology {
+        let nodes = host.memory.as_ref().map_or(0, |memory| memory.nodes.len());
+        let numa = if nodes > 1 { format!(", {nodes} NUMA nodes") } else { String::new() };
+        let shown = format!(
+            "{}, {}, {}{numa}",
+            plural(topology.packages, "package"),
+            plural(topology.cores, "core"),
+            plural(topology.threads, "thread")
+        );
+        lines.push(("Processor", shown));
+    }
+    lines
+}
+
+fn plural(count: usize, word: &str) -> String {
+    format!("{count} {word}{}", if count == 1 { "" } else { "s" })
+}
+
+/// `31.2 GiB`, `2 MiB`.
+fn bytes(count: u64) -> String {
+    let (unit, word) = if count >= 1 << 30 { (1_u64 << 30, "GiB") } else { (1 << 20, "MiB") };
+    match (count / unit, count % unit * 10 / unit) {
+        (whole, 0) => format!("{whole} {word}"),
+        (whole, tenth) => format!("{whole}.{tenth} {word}"),
+    }
+}
+
 fn boot(host: &Host) -> String {
     let mut text = screen::machine(host);
     let firmware = match host.boot.uefi {
@@ -200,6 +319,10 @@ fn boot(host: &Host) -> String {
         let image = kernel.initramfs.as_deref().unwrap_or("no initramfs");
         let _ = writeln!(text, "{}", fit(&format!(" {title:<15} {}  {image}", kernel.release), WIDTH));
         title = "";
+    }
+    for (title, value) in surroundings(host) {
+        let lines = wrap(&value, 17);
+        let _ = write!(text, " {title:<16}{}", lines.trim_start_matches(' '));
     }
     if let Some(cmdline) = &host.kernel.cmdline {
         text.push_str(" Command line\n");

@@ -2,7 +2,7 @@
 
 use super::render::{WIDTH, fit, group_word, short_name, used_for, wrap};
 use crate::{
-    host::{Gpu, GpuKind, Host, InitramfsTool, Known, Loader, Verdict, Virtualization},
+    host::{ChassisKind, Gpu, GpuKind, Host, InitramfsTool, Known, Loader, Mux, Verdict, Virtualization},
     judge::{self, Finding, Severity},
 };
 use std::fmt::Write;
@@ -25,6 +25,7 @@ pub(super) fn screen(host: &Host) -> String {
 pub(super) fn machine(host: &Host) -> String {
     let parts = [
         host.cpu.model.clone(),
+        (host.chassis.kind == ChassisKind::Laptop).then(|| "laptop".to_owned()),
         host.kernel.release.as_ref().map(|release| format!("Linux {release}")),
         host.boot.distribution.clone(),
         host.boot.loader.map(|loader| loader_word(loader).to_owned()),
@@ -149,7 +150,8 @@ fn next(host: &Host) -> String {
                 "no display" => "No display is on it.".to_owned(),
                 used => format!("It is in use now: {used}."),
             };
-            format!(" Ready to lend {address} to a guest. {state}\n{}", commands(&[live, stay]))
+            let first = wrap(&format!("Ready to lend {address} to a guest. {state}"), 1);
+            format!("{first}{}{}", wants(host, gpu), commands(&[live, stay]))
         }
         Verdict::Possible | Verdict::Blocked | Verdict::Unknown => {
             let in_the_way = obstacle(host, gpu);
@@ -167,6 +169,62 @@ fn next(host: &Host) -> String {
                 None => text.push_str(&commands(&[doctor])),
             }
             text
+        }
+    }
+}
+
+/// What a person should know before the card goes: what goes dark, how the picture comes back, who else is after it.
+fn wants(host: &Host, gpu: &Gpu) -> String {
+    let mut sentences = Vec::new();
+    sentences.extend(judge::in_words(host, gpu).map(|dark| {
+        let mut letters = dark.chars();
+        letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+    }));
+    if gpu.kind == GpuKind::Discrete {
+        sentences.extend(host.mux.map(|mux| mux_words(mux).to_owned()));
+    }
+    let own = gpu.functions.iter().filter_map(|own| host.function(*own));
+    let mut users: Vec<String> = Vec::new();
+    for holder in own.flat_map(|own| own.holders.iter().flatten()) {
+        let name = match (&holder.via, &holder.guest) {
+            (None, None) => holder.process.clone(),
+            _ => holder.shown(),
+        };
+        if !users.contains(&name) {
+            users.push(name);
+        }
+    }
+    if !users.is_empty() {
+        let more = if users.len() > 4 { format!(" and {} more", users.len() - 4) } else { String::new() };
+        users.truncate(4);
+        sentences.push(format!("It is held by {}{more} (gpuferry inspect gpus)", users.join(", ")));
+    }
+    let taken = host.domains.iter().flatten().filter(|domain| domain.devices.contains(&gpu.address));
+    for domain in taken {
+        let when = match (domain.running, domain.autostart) {
+            (true, _) => "has it now",
+            (false, true) => "takes it when the machine starts",
+            (false, false) => "takes it when it starts",
+        };
+        sentences.push(format!("The guest {} {when}", domain.name));
+    }
+    let others: Vec<String> =
+        judge::managers_of(host, gpu.address).into_iter().map(crate::host::Manager::place).collect();
+    if !others.is_empty() {
+        sentences.push(format!("Others manage it too: {} (gpuferry doctor)", others.join(", ")));
+    }
+    sentences.iter().map(|sentence| wrap(&format!("{sentence}."), 1)).collect()
+}
+
+/// How a laptop's second card is wired, and what that means for a guest's picture.
+pub(super) fn mux_words(mux: Mux) -> &'static str {
+    match mux {
+        Mux::Muxed => "It can drive the panel (a multiplexer gives it to the card)",
+        Mux::Muxless => {
+            "It has no outputs: a guest's picture comes over the network, or through the host (Looking Glass)"
+        }
+        Mux::OwnOutputs => {
+            "The panel stays with the host: an external display on the card's outputs shows the guest"
         }
     }
 }

@@ -347,8 +347,8 @@ fn holder(root: &(impl Root + ?Sized), pid: u32, held: &BTreeMap<PathBuf, bool>,
 /// logind and PID 1 hold devices for sessions: such a row becomes a row for each session, unless a process of that
 /// session is there itself. Where it is not known whose a device is, any process that has it stands for the session.
 fn name_sessions(root: &(impl Root + ?Sized), found: &mut Vec<Holder>, sessions: &[Session]) {
-    let keeps =
-        |holder: &Holder| holder.user == "root" && (holder.pid == 1 || holder.process == "systemd-logind");
+    let is_root = |holder: &Holder| matches!(holder.user.as_str(), "root" | "0");
+    let keeps = |holder: &Holder| is_root(holder) && (holder.pid == 1 || holder.process == "systemd-logind");
     let (keepers, others): (Vec<Holder>, Vec<Holder>) = found.drain(..).partition(keeps);
     let mut rows: BTreeMap<Option<String>, Holder> = BTreeMap::new();
     for kept in &keepers {

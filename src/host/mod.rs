@@ -5,7 +5,9 @@
 //! planning are pure functions over this; nothing here decides anything.
 
 pub mod acpi;
+mod around;
 mod boot;
+pub mod chassis;
 pub mod config;
 mod console;
 mod cpu;
@@ -15,25 +17,38 @@ pub mod gpu;
 pub mod holders;
 mod input;
 mod iommu;
+mod kconfig;
 pub mod kernel;
+mod libvirt;
+mod loaded;
 pub mod log;
 mod look;
+mod managers;
+mod memory;
 mod modules;
 mod names;
 mod network;
 mod observe;
 mod pci;
 mod regions;
+mod security;
 pub mod sessions;
 mod storage;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub use chassis::{Chassis, ChassisKind, Mux};
 pub use config::Config;
 pub use display::{Claim, Connector, DrmCard, FirmwareFramebuffer};
 pub use holders::Holder;
+pub use kconfig::{KernelOptions, Setting};
+pub use libvirt::LibvirtDomain;
+pub use loaded::LoadedModule;
+pub use managers::{Manager, ManagerKind};
+pub use memory::{HugePages, Memory, Node, Topology};
 pub use observe::{conclude, observe, observe_waking};
 pub use regions::{Region, RegionKind};
+pub use security::{Lockdown, SealedDisk, Security};
 pub use sessions::Session;
 
 use crate::{
@@ -100,6 +115,33 @@ pub struct Host {
     /// Login sessions. `None`: not told.
     #[serde(default)]
     pub sessions: Option<Vec<Session>>,
+    /// What kind of machine it is.
+    #[serde(default)]
+    pub chassis: Chassis,
+    /// Whether a laptop's second card can drive its panel. `None`: no such machine, or not known.
+    #[serde(default)]
+    pub mux: Option<Mux>,
+    /// How the running kernel was built. `None`: not told.
+    #[serde(default)]
+    pub kernel_options: Option<KernelOptions>,
+    /// What firmware and kernel allow.
+    #[serde(default)]
+    pub security: Security,
+    /// Memory, huge pages and NUMA nodes. `None`: not told.
+    #[serde(default)]
+    pub memory: Option<Memory>,
+    /// How the processors hang together. `None`: not told.
+    #[serde(default)]
+    pub topology: Option<Topology>,
+    /// libvirt's domains that take PCI devices. `None`: not told; libvirt's files are for root.
+    #[serde(default)]
+    pub domains: Option<Vec<LibvirtDomain>>,
+    /// Others that manage cards. `None`: not told.
+    #[serde(default)]
+    pub managers: Option<Vec<Manager>>,
+    /// Loaded modules that drive cards, and those above them. `None`: not told.
+    #[serde(default)]
+    pub modules: Option<Vec<LoadedModule>>,
     /// Keyboards behind PCI functions (through their USB controllers). `None`: not looked at.
     #[serde(default)]
     pub keyboards: Option<Vec<Keyboard>>,
@@ -320,6 +362,9 @@ pub struct Function {
     /// seen and not all processes may be looked at.
     #[serde(default)]
     pub holders: Option<Vec<Holder>>,
+    /// The NUMA node it hangs on. `None`: not told, or there is one only.
+    #[serde(default)]
+    pub numa_node: Option<u32>,
 }
 
 impl Function {
@@ -352,6 +397,7 @@ impl Function {
             reset_methods: None,
             d3cold_allowed: None,
             holders: None,
+            numa_node: None,
         }
     }
 
@@ -616,6 +662,15 @@ impl Host {
             firmware_framebuffers: Vec::new(),
             claims: None,
             sessions: None,
+            chassis: Chassis::default(),
+            mux: None,
+            kernel_options: None,
+            security: Security::default(),
+            memory: None,
+            topology: None,
+            domains: None,
+            managers: None,
+            modules: None,
             keyboards: None,
             systemd: false,
             unseen: Vec::new(),

@@ -3,8 +3,8 @@
 //! Changes nothing, runs nothing, and cannot fail: what could not be read is unknown, and named in `unseen`.
 
 use super::{
-    Host, Source, acpi, boot, console, cpu, display, gpu, holders, input, iommu, kernel, look::Look, modules,
-    names, network, pci, sessions, storage,
+    Host, Source, acpi, around, boot, console, cpu, gpu, input, iommu, kernel, look::Look, modules, names,
+    network, pci, storage,
 };
 use crate::{judge, machine::Root};
 
@@ -35,32 +35,10 @@ fn look_at(look: Look) -> Host {
     host.ssh = network::ssh(&look);
     host.keyboards = input::keyboards(&look);
     host.systemd = look.exists("/run/systemd/system");
-    host.drm_cards = display::cards(&look);
-    host.firmware_framebuffers = display::firmware(&look);
-    host.sessions = sessions::sessions(&look);
-    host.gpus = gpu::gpus(&host);
-    let displays: Vec<_> = host.gpus.iter().map(|gpu| gpu.address).collect();
-    host.claims = display::claims(&look, &displays);
-    display::settle(&mut host);
-    hold(&look, &mut host);
+    around::fill(&look, &mut host);
     host.unseen = look.unseen();
     conclude(&mut host);
     host
-}
-
-/// Who holds the functions of cards: one look at all processes.
-fn hold(look: &Look, host: &mut Host) {
-    let own: Vec<_> = host.gpus.iter().flat_map(|gpu| &gpu.functions).copied().collect();
-    let nodes = holders::nodes_of(&look.root, &own);
-    let scan = holders::scan(&look.root, &nodes.values().flatten().cloned().collect());
-    for function in &mut host.functions {
-        if let Some(nodes) = nodes.get(&function.address) {
-            function.holders = scan.of(nodes);
-        }
-    }
-    if scan.some && !scan.complete {
-        look.note("what other users' processes hold: run it as root to see it".to_owned());
-    }
 }
 
 /// Cards, and the verdict on them, from the functions and groups that are known: the last step of every way to a
@@ -70,7 +48,9 @@ pub fn conclude(host: &mut Host) {
     let before = std::mem::replace(&mut host.gpus, now);
     for gpu in &mut host.gpus {
         let same = before.iter().find(|old| old.address == gpu.address);
-        gpu.displays = same.and_then(|old| old.displays.clone());
+        // What a listing told; connectors tell it where they are known.
+        gpu.displays = gpu.displays.take().or_else(|| same.and_then(|old| old.displays.clone()));
     }
+    host.mux = super::chassis::mux(host);
     judge::gpus(host);
 }

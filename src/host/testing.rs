@@ -92,7 +92,8 @@ impl Root for Tree {
     }
 
     fn stat(&self, path: &Path) -> io::Result<Stat> {
-        let (kind, size) = match self.find(path)? {
+        let entry = self.entries.get(path).ok_or_else(|| io::Error::from_raw_os_error(2))?;
+        let (kind, size) = match entry {
             Entry::File(bytes) => (FileKind::File, bytes.len() as u64),
             Entry::Link(_) => (FileKind::Link, 0),
             Entry::Folder | Entry::Forbidden => (FileKind::Folder, 0),

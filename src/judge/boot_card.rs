@@ -6,10 +6,7 @@ use crate::host::{Gpu, GpuKind, Host};
 /// The firmware used this card as the display (`boot_vga`, drivers/gpu/vga/vgaarb.c): the host's console and, mostly,
 /// its desktop are on it, and its ROM can only be read as the firmware left it.
 pub(super) fn boot_card(host: &Host) -> Vec<Finding> {
-    // The processor's graphics as the display, and a card beside it to lend, is how it should be.
-    let as_it_should_be = |gpu: &Gpu| gpu.kind == GpuKind::Integrated && host.gpus.len() > 1;
-    let cards = host.gpus.iter().filter(|gpu| gpu.boot_vga == Some(true) && gpu.kind != GpuKind::Management);
-    let cards = cards.filter(|gpu| !as_it_should_be(gpu));
+    let cards = host.gpus.iter().filter(|gpu| applies(host, gpu));
     let finding = |gpu: &Gpu| {
         let others = host.gpus.iter().filter(|other| other.address != gpu.address);
         let another = others.map(|other| other.address).next();
@@ -22,8 +19,14 @@ pub(super) fn boot_card(host: &Host) -> Vec<Finding> {
             finding =
                 finding.seen(format!("/sys/class/graphics/fb{}/name", framebuffer.index), &framebuffer.name);
         }
+        let dark = super::dark::goes_dark(host, gpu);
+        let dark = if dark.is_empty() {
+            "the host is blind".to_owned()
+        } else {
+            format!("this goes dark: {}", dark.join(", "))
+        };
         let finding =
-            finding.cause("the firmware chose this card to start with; while it is lent, the host is blind");
+            finding.cause(format!("the firmware chose this card to start with; while it is lent, {dark}"));
         match another {
             Some(other) => {
                 finding.advice(format!("choose {other} as the first display in the firmware's setup"))
@@ -33,6 +36,12 @@ pub(super) fn boot_card(host: &Host) -> Vec<Finding> {
         }
     };
     cards.map(finding).collect()
+}
+
+/// The processor's graphics as the display, and a card beside it to lend, is how it should be.
+pub(super) fn applies(host: &Host, gpu: &Gpu) -> bool {
+    let as_it_should_be = gpu.kind == GpuKind::Integrated && host.gpus.len() > 1;
+    gpu.boot_vga == Some(true) && gpu.kind != GpuKind::Management && !as_it_should_be
 }
 
 #[cfg(test)]

@@ -5,11 +5,13 @@
 pub mod acs;
 mod binding;
 mod boot_card;
+mod dark;
 mod driver;
 mod groups;
 mod identical;
 mod iommu;
 mod keyboard;
+mod other_manager;
 mod protect;
 mod remapping;
 mod reserved;
@@ -19,7 +21,9 @@ mod verdict;
 mod virtualization;
 mod words;
 
+pub use dark::{goes_dark, in_words};
 pub use keyboard::last_keyboard;
+pub use other_manager::managers_of;
 pub use protect::{Refusal, protect, refusal};
 pub use verdict::gpus;
 
@@ -132,7 +136,7 @@ impl Finding {
 
 /// All rules, the likeliest obstacle first; the worst findings come first.
 pub fn doctor(host: &Host, log: Option<&Log>) -> Vec<Finding> {
-    let rules: [fn(&Host) -> Vec<Finding>; 10] = [
+    let rules: [fn(&Host) -> Vec<Finding>; 12] = [
         iommu::iommu_off,
         virtualization::virtualization_off,
         remapping::no_interrupt_remapping,
@@ -140,6 +144,8 @@ pub fn doctor(host: &Host, log: Option<&Log>) -> Vec<Finding> {
         reserved::reserved_memory,
         groups::group_shared,
         boot_card::boot_card,
+        dark::dark,
+        other_manager::other_manager,
         identical::identical_cards,
         driver::driver_in_use,
         root_disk::root_disk,

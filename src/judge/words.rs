@@ -58,8 +58,15 @@ fn name_of(word: &str) -> Option<Finding> {
 }
 
 fn ids(word: &str) -> Option<Finding> {
-    let (name, value) = word.split_once('=')?;
+    let (name, _) = word.split_once('=')?;
     IDS.iter().find(|right| kernel::same_name(right, name))?;
+    let (wrong, right) = wrong_ids(word)?;
+    Some(finding(word, &right, format!("`{wrong}` is no vendor:device; ids are separated by commas")))
+}
+
+/// The first item of `NAME=ITEM,…` that is no id, and the whole as it should be.
+pub(super) fn wrong_ids(word: &str) -> Option<(String, String)> {
+    let (name, value) = word.split_once('=')?;
     let number =
         |text: &str| !text.is_empty() && text.len() <= 8 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     let good = |item: &str| {
@@ -70,8 +77,7 @@ fn ids(word: &str) -> Option<Finding> {
     let right: String =
         value.chars().map(|c| if c.is_ascii_hexdigit() || c == ':' { c } else { ',' }).collect();
     let right = right.split(',').filter(|item| !item.is_empty()).collect::<Vec<_>>().join(",");
-    let cause = format!("`{wrong}` is no vendor:device; ids are separated by commas");
-    Some(finding(word, &format!("{name}={right}"), cause))
+    Some((wrong.to_owned(), format!("{name}={right}")))
 }
 
 /// `intel_iommu=1` and the like: the kernel takes `on` (drivers/iommu/intel/iommu.c, `intel_iommu_setup`).
