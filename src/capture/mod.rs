@@ -6,5 +6,10 @@
 
 pub mod archive;
 pub mod cards;
+pub mod make;
+pub mod manifest;
+pub mod record;
+pub mod redact;
+pub mod scrub;
 pub mod source;
 pub mod union;

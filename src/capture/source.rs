@@ -4,8 +4,9 @@
 //! links and pipes, and what is inside is not trusted.
 
 use super::{
-    archive::{LIMITS, Unpacked, unpack},
+    archive::{LIMITS, Limits, Unpacked, unpack},
     cards::cards,
+    manifest,
     union::Union,
 };
 use crate::{
@@ -90,6 +91,12 @@ impl Sources {
         let root = open(folder)?;
         match find(&folder.display().to_string(), &root)? {
             Some(Found::Tree(at)) if at == Path::new("/") => {
+                if root.exists(&Path::new("/").join(manifest::NAME)) {
+                    // A capture that was unpacked: what has no place in a folder is told by its manifest.
+                    let mut tree = Tree::default();
+                    gather(&root, Path::new("/"), &mut tree, &mut LIMITS.clone())?;
+                    return self.archive(&folder.display().to_string(), tree);
+                }
                 self.trees.push(Box::new(root));
                 return Ok(());
             }
@@ -141,7 +148,8 @@ impl Sources {
         }
     }
 
-    fn archive(&mut self, name: &str, tree: Tree) -> Result<()> {
+    fn archive(&mut self, name: &str, mut tree: Tree) -> Result<()> {
+        manifest::complete(name, &mut tree)?;
         match find(name, &tree)? {
             Some(Found::Tree(at)) => {
                 let tree = tree.rooted_at(&at).map_err(|error| {
@@ -177,6 +185,38 @@ impl Sources {
             }
         }
     }
+}
+
+/// A folder in memory, within limits.
+fn gather(root: &dyn Root, folder: &Path, tree: &mut Tree, left: &mut Limits) -> Result<()> {
+    let failed = |path: &Path, error: &io::Error| {
+        Error::usage(format!("cannot read {}: {}", path.display(), said(error)))
+    };
+    for name in root.list(folder).map_err(|error| failed(folder, &error))? {
+        let path = folder.join(name);
+        let kind = root.stat(&path).map_err(|error| failed(&path, &error))?.kind;
+        let entry = match kind {
+            FileKind::File => {
+                root.read_start(&path, usize::try_from(left.file).unwrap_or(usize::MAX)).map(Entry::File)
+            }
+            FileKind::Link => root.readlink(&path).map(Entry::Link),
+            FileKind::Folder | FileKind::Other => Ok(Entry::Folder),
+        };
+        let entry = entry.map_err(|error| failed(&path, &error))?;
+        let size = if let Entry::File(bytes) = &entry { bytes.len() as u64 } else { 0 };
+        let depth = path.components().count();
+        left.entries = left.entries.saturating_sub(1);
+        left.contents = left.contents.saturating_sub(size);
+        if left.entries == 0 || left.contents == 0 || depth > left.depth {
+            return Err(Error::refused(format!("{} holds too much for a capture", folder.display())));
+        }
+        // Each path of a folder is there once: nothing clashes.
+        let _ = tree.put(&path, entry);
+        if kind == FileKind::Folder {
+            gather(root, &path, tree, left)?;
+        }
+    }
+    Ok(())
 }
 
 /// What a folder or archive holds of a machine.

@@ -1,6 +1,7 @@
 //! The command line: one file a verb. Parses words, calls the library, prints; decides nothing itself.
 
 mod apply;
+mod capture;
 mod card;
 mod consent;
 mod detach;
@@ -70,6 +71,8 @@ pub enum Verb {
     Hook(hook::Hook),
     /// Show who has which card, since when, and what comes next.
     Status(status::Status),
+    /// Write this machine to a file for somebody else to look at, without what is personal.
+    Capture(capture::Capture),
     /// What the worker's unit runs.
     #[command(hide = true)]
     Card(card::Card),
@@ -131,6 +134,7 @@ fn run(context: &Context, verb: Option<Verb>) -> Result<Status> {
         Some(Verb::Status(_)) => status::Status::run(context),
         Some(Verb::Keep(verb)) => verb.run(context),
         Some(Verb::Vm(verb)) => verb.run(context),
+        Some(Verb::Capture(verb)) => verb.run(context),
         Some(Verb::Card(verb)) => verb.run(context),
         Some(Verb::ReadApart { paths }) => {
             // A closed pipe: nobody listens any more.
