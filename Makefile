@@ -9,7 +9,11 @@ TARGET := x86_64-unknown-linux-gnu
 STATIC := RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --locked --target $(TARGET) --target-dir target/static
 BINARY := target/static/$(TARGET)/release/gpuferry
 
-.PHONY: help demo test check soak bench packages static man install
+# Runs of each target: the first four take minutes.
+FUZZ_RUNS ?= 10000000
+FUZZ_RUNS_SLOW ?= 1000000
+
+.PHONY: help demo test check soak fuzz bench packages static man install
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -29,6 +33,12 @@ check: ## format, lints, documentation, supply chain
 
 soak: packages ## what does not fit into `make test`: more seeds, more rounds
 	GPUFERRY_SOAK=1 $(CARGO) test --release --locked --workspace
+
+fuzz: ## the parsers of what others wrote, one after another (needs a nightly compiler and cargo-fuzz)
+	for target in config_space acpi_tables pci_ids edid; do \
+	nice -n 19 $(CARGO) +nightly fuzz run -s none $$target -- -runs=$(FUZZ_RUNS) -max_len=4096 -timeout=10 || exit 1; done
+	for target in paste_text archive; do \
+	nice -n 19 $(CARGO) +nightly fuzz run -s none $$target -- -runs=$(FUZZ_RUNS_SLOW) -max_len=16384 -timeout=10 || exit 1; done
 
 bench: packages ## the figures of docs/performance.md
 	$(CARGO) run --release --locked -q -p lab -- bench

@@ -26,7 +26,7 @@ mod look;
 mod managers;
 mod memory;
 mod modules;
-mod names;
+pub mod names;
 mod network;
 mod observe;
 mod pci;

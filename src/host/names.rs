@@ -21,17 +21,17 @@ pub(super) fn fill(look: &Look, functions: &mut [Function]) {
 }
 
 /// What a list knows of the wanted ids.
-#[derive(Default)]
-struct Found {
+#[derive(Debug, Default)]
+pub struct Found {
     /// Maker and name.
-    devices: BTreeMap<DeviceId, String>,
+    pub devices: BTreeMap<DeviceId, String>,
     /// The maker alone.
-    vendors: BTreeMap<u16, String>,
+    pub vendors: BTreeMap<u16, String>,
 }
 
 /// One pass: vendors are `10de  Name`, their devices follow as `<tab>2204  Name`; subsystems (two tabs) and the
 /// list of classes at the end (`C 00  …`) are passed over.
-fn find(text: &[u8], wanted: &BTreeSet<DeviceId>) -> Found {
+pub fn find(text: &[u8], wanted: &BTreeSet<DeviceId>) -> Found {
     let makers: BTreeSet<u16> = wanted.iter().map(|id| id.vendor).collect();
     let mut found = Found::default();
     let mut vendor: Option<(u16, String)> = None;
