@@ -58,7 +58,8 @@ pub fn acpi_tables(data: &[u8]) {
 /// The list of names; the first four bytes are the id that is looked for.
 pub fn pci_ids(data: &[u8]) {
     let Some((id, list)) = data.split_at_checked(4) else { return };
-    let id = DeviceId { vendor: u16::from_le_bytes([id[0], id[1]]), device: u16::from_le_bytes([id[2], id[3]]) };
+    let id =
+        DeviceId { vendor: u16::from_le_bytes([id[0], id[1]]), device: u16::from_le_bytes([id[2], id[3]]) };
     let found = names::find(list, &[id].into());
     assert!(found.devices.keys().all(|one| *one == id) && found.vendors.keys().all(|one| *one == id.vendor));
 }

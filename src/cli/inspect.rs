@@ -2,11 +2,10 @@
 
 use super::{
     Context, print,
-    render::{
-        WIDTH, class_word, fit, holds, kind_word, link_words, short_name, used_for, verdict_word, wrap,
-    },
+    render::{WIDTH, class_word, fit, kind_word, link_words, short_name, used_for, verdict_word, wrap},
     screen,
     source::look,
+    view,
 };
 use crate::{
     error::{Error, Result, Status},
@@ -40,7 +39,7 @@ pub enum What {
 impl Inspect {
     pub(super) fn run(&self, context: &Context) -> Result<Status> {
         let (_, host) = look(context)?;
-        print(&if context.json { json(&host)? } else { text(&host, self.what) })?;
+        print(&if context.json { json(&host)? } else { text(&host, self.what, context.plain) })?;
         Ok(Status::Done)
     }
 }
@@ -48,7 +47,11 @@ impl Inspect {
 /// `gpuferry` alone: the first screen.
 pub(super) fn first_screen(context: &Context) -> Result<Status> {
     let (_, host) = look(context)?;
-    print(&if context.json { json(&host)? } else { screen::screen(&host) })?;
+    print(&match context {
+        Context { json: true, .. } => json(&host)?,
+        Context { plain: true, .. } => view::plain::screen(&host),
+        _ => screen::screen(&host),
+    })?;
     Ok(Status::Done)
 }
 
@@ -57,18 +60,34 @@ fn json(host: &Host) -> Result<String> {
     text.map(|text| text + "\n").map_err(|error| Error::failed(format!("cannot write JSON: {error}")))
 }
 
-fn text(host: &Host, what: Option<What>) -> String {
-    let mut text = match what {
-        None => screen::machine(host) + &gpus(host),
-        Some(What::Gpus) => gpus(host),
-        Some(What::Groups) => groups(host),
-        Some(What::Devices) => devices(host),
-        Some(What::Boot) => boot(host),
+fn text(host: &Host, what: Option<What>, plain: bool) -> String {
+    use view::plain::{machine, titled};
+    let mut text = match (what, plain) {
+        (None, false) => screen::machine(host) + &gpus(host),
+        (None, true) => machine(host) + &gpus_plainly(host),
+        (Some(What::Gpus), false) => gpus(host),
+        (Some(What::Gpus), true) => gpus_plainly(host),
+        (Some(What::Groups), false) => view::groups::text(host),
+        (Some(What::Groups), true) => view::groups::plain(host),
+        (Some(What::Devices), false) => view::devices::text(host),
+        (Some(What::Devices), true) => view::devices::plain(host),
+        (Some(What::Boot), false) => screen::machine(host) + &boot(host),
+        (Some(What::Boot), true) => machine(host) + &titled(&boot(host), "", 1, 16),
     };
     for sentence in &host.unseen {
         text.push_str(&wrap(&format!("not seen: {sentence}"), 0));
     }
     text
+}
+
+fn gpus_plainly(host: &Host) -> String {
+    let plainly = |gpu: &Gpu| {
+        let name = host.function(gpu.address).map_or_else(String::new, Function::label);
+        let about = format!("Card {}, ", gpu.address);
+        format!("{about}name: {}.\n", fit(&name, usize::MAX))
+            + &view::plain::titled(&card(host, gpu), &about, 2, 12)
+    };
+    host.gpus.iter().map(plainly).collect()
 }
 
 fn gpus(host: &Host) -> String {
@@ -153,6 +172,9 @@ fn card(host: &Host, gpu: &Gpu) -> String {
     if let Some(link) = function.link.as_ref().and_then(link_words) {
         line("link", &link);
     }
+    for (title, value) in view::config::lines(function) {
+        line(title, &value);
+    }
     if !gpu.identical_to.is_empty() {
         let twins: Vec<String> = gpu.identical_to.iter().map(ToString::to_string).collect();
         line("identical", &twins.join(", "));
@@ -200,45 +222,6 @@ fn holder_words(holder: &Holder) -> String {
         |node: &String| if holder.mapped.contains(node) { format!("{node} (mapped)") } else { node.clone() };
     let nodes: Vec<String> = holder.nodes.iter().map(only).collect();
     format!("{}: {}{place}", holder.shown(), nodes.join(" "))
-}
-
-fn row(function: &Function, rest: &str) -> String {
-    let id = function.id().map_or_else(|| "?".to_owned(), |id| id.to_string());
-    let driver = function.driver.as_deref().unwrap_or("-");
-    let line =
-        format!("  {}  {:<11} {id}  {:<14} {rest}", function.address, class_word(function), fit(driver, 14));
-    fit(line.trim_end(), WIDTH) + "\n"
-}
-
-fn groups(host: &Host) -> String {
-    let mut text = String::new();
-    for group in &host.groups {
-        let _ = writeln!(text, "group {}", group.id);
-        for function in group.functions.iter().filter_map(|address| host.function(*address)) {
-            text.push_str(&row(function, &short_name(function)));
-        }
-    }
-    let without: Vec<&Function> =
-        host.functions.iter().filter(|function| function.iommu_group.is_none()).collect();
-    if !without.is_empty() {
-        text.push_str("in no group\n");
-        text.extend(without.into_iter().map(|function| row(function, &short_name(function))));
-    }
-    text
-}
-
-fn devices(host: &Host) -> String {
-    let mut text = String::new();
-    for function in &host.functions {
-        text.push_str(&row(function, &short_name(function)));
-        if let Some(holds) = holds(host, function.address) {
-            text.push_str(&wrap(&holds, 16));
-        }
-        if let Some(refusal) = judge::refusal(host, function.address).filter(|_| !function.is_pci_bridge()) {
-            text.push_str(&wrap(&format!("stays with the host: {}", refusal.id), 16));
-        }
-    }
-    text
 }
 
 /// What firmware, kernel and memory offer guests, a title and a value each; only what is known.
@@ -307,7 +290,7 @@ fn bytes(count: u64) -> String {
 }
 
 fn boot(host: &Host) -> String {
-    let mut text = screen::machine(host);
+    let mut text = String::new();
     let firmware = match host.boot.uefi {
         Some(true) => "UEFI",
         Some(false) => "BIOS",
@@ -325,8 +308,8 @@ fn boot(host: &Host) -> String {
         let _ = write!(text, " {title:<16}{}", lines.trim_start_matches(' '));
     }
     if let Some(cmdline) = &host.kernel.cmdline {
-        text.push_str(" Command line\n");
-        text.push_str(&wrap(cmdline, 3));
+        let lines = wrap(cmdline, 17);
+        let _ = write!(text, " {:<16}{}", "Command line", lines.trim_start_matches(' '));
     }
     text
 }

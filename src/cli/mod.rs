@@ -19,6 +19,7 @@ mod revert;
 mod screen;
 mod source;
 mod status;
+mod view;
 mod vm;
 
 use crate::error::{Error, Result, Status};
@@ -39,6 +40,12 @@ pub struct Cli {
     /// sys/, pasted text, or `-` for standard input. May be given several times; the facts are put together.
     #[arg(long, global = true, value_name = "FILE")]
     pub host: Vec<PathBuf>,
+    /// For screen readers: sentences, one fact a line, no columns and no lines drawn.
+    #[arg(long, global = true)]
+    pub plain: bool,
+    /// Read the configuration of sleeping devices too, which wakes them.
+    #[arg(long, global = true)]
+    pub wake: bool,
     /// What to do; without it, the machine and the next step are shown.
     #[command(subcommand)]
     pub verb: Option<Verb>,
@@ -94,6 +101,10 @@ pub struct Context {
     pub json: bool,
     /// What to look at instead of this machine.
     pub host: Vec<PathBuf>,
+    /// For screen readers.
+    pub plain: bool,
+    /// Sleeping devices may be woken.
+    pub wake: bool,
 }
 
 /// Runs the program on these words and returns its exit status.
@@ -113,7 +124,7 @@ pub fn main(words: impl IntoIterator<Item = std::ffi::OsString>) -> Status {
             return if error.use_stderr() { Status::Usage } else { Status::Done };
         }
     };
-    let context = Context { json: cli.json, host: cli.host };
+    let context = Context { json: cli.json, host: cli.host, plain: cli.plain, wake: cli.wake };
     match run(&context, cli.verb) {
         Ok(status) => status,
         Err(error) => report(&context, &error),

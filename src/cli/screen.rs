@@ -125,7 +125,7 @@ fn best(host: &Host) -> Option<&Gpu> {
 }
 
 /// What stands in the way or that nothing does, and the command for it.
-fn next(host: &Host) -> String {
+pub(super) fn next(host: &Host) -> String {
     let Some(gpu) = best(host) else {
         return " No graphics card is seen here.\n   every device    gpuferry inspect devices\n".to_owned();
     };

@@ -17,7 +17,7 @@ pub(super) fn look(context: &Context) -> Result<(Box<dyn Root>, Host)> {
     if context.host.is_empty() {
         let root = Live::open(Path::new("/"))
             .map_err(|error| Error::usage(format!("cannot open /: {}", said(&error))))?;
-        let host = host::observe(&root);
+        let host = if context.wake { host::observe_waking(&root) } else { host::observe(&root) };
         return Ok((Box::new(root), host));
     }
     let mut sources = Sources::open(&context.host)?;

@@ -56,11 +56,11 @@ fn shared(host: &Host, gpu: &Gpu) -> Option<Finding> {
             .cause("the group can only go as a whole; nothing in it has to stay with the host")
             .fix("lend them together", format!("gpuferry detach {}", all.join(" "))),
     };
-    Some(parting(host, gpu, &companions, &causes).into_iter().fold(finding, Finding::advice))
+    Some(advice(host, gpu, &companions, &causes).into_iter().fold(finding, Finding::advice))
 }
 
 /// Why a card's groups are shared, the card's own slot left out: that its sound is with it is right.
-pub(super) fn why(host: &Host, gpu: &Gpu) -> Vec<Cause> {
+fn why(host: &Host, gpu: &Gpu) -> Vec<Cause> {
     let own = gpu.functions.iter().filter_map(|own| host.function(*own)).filter_map(|own| own.iommu_group);
     let groups: BTreeSet<u32> = own.collect();
     let causes = groups.into_iter().flat_map(|group| shared::causes(host, group));
@@ -71,8 +71,14 @@ pub(super) fn why(host: &Host, gpu: &Gpu) -> Vec<Cause> {
     causes.filter(|cause| !is_own(cause)).collect()
 }
 
-/// What would part a card from its companions, best first.
-pub(super) fn parting(host: &Host, gpu: &Gpu, companions: &[&Function], causes: &[Cause]) -> Vec<String> {
+/// What would part a card from its companions, best first; nothing where it has none.
+pub fn parting(host: &Host, gpu: &Gpu) -> Vec<String> {
+    let companions: Vec<&Function> = must_go_along(host, gpu).collect();
+    if companions.is_empty() { Vec::new() } else { advice(host, gpu, &companions, &why(host, gpu)) }
+}
+
+/// As [`parting`].
+fn advice(host: &Host, gpu: &Gpu, companions: &[&Function], causes: &[Cause]) -> Vec<String> {
     let mut advice = Vec::new();
     if gpu.kind == GpuKind::Integrated {
         return vec![

@@ -22,6 +22,7 @@ mod virtualization;
 mod words;
 
 pub use dark::{goes_dark, in_words};
+pub use groups::parting;
 pub use keyboard::last_keyboard;
 pub use other_manager::managers_of;
 pub use protect::{Refusal, protect, refusal};
