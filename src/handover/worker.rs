@@ -22,6 +22,9 @@ use crate::{
 };
 use std::{cell::Cell, path::Path, time::Duration};
 
+/// Lines of the kernel's log that are shown after a stage.
+const KERNEL_LINES: usize = 10;
+
 /// Where to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Way {
@@ -363,13 +366,33 @@ impl Worker<'_, '_> {
         stage: &live::Stage,
         mut each: impl FnMut(&LiveStep) -> Result<()>,
     ) -> Result<()> {
-        if self.request.step {
+        let log = if self.request.step {
+            for step in &stage.steps {
+                self.recorder.say(Event::Note { text: format!("next: {}", step.describe()) })?;
+            }
             self.ask(number, stage)?;
-        }
+            self.kernel_said().len()
+        } else {
+            0
+        };
         let begun = self.machine().uptime();
         self.recorder.say(Event::Begin { label: stage.label.into(), text: stage.text.clone() })?;
-        stage.steps.iter().try_for_each(&mut each)?;
+        let done = stage.steps.iter().try_for_each(&mut each);
+        if self.request.step {
+            for text in self.kernel_said().into_iter().skip(log).take(KERNEL_LINES) {
+                self.recorder.say(Event::Note { text: format!("the kernel: {text}") })?;
+            }
+        }
+        done?;
         self.recorder.say(Event::End { ms: millis(self.machine().uptime().saturating_sub(begun)) })
+    }
+
+    /// What the kernel's log holds about the card.
+    fn kernel_said(&self) -> Vec<String> {
+        let slot = self.request.address.to_string();
+        let slot = slot.rsplit_once('.').map_or(slot.as_str(), |(slot, _)| slot).to_owned();
+        let log = host::log::kernel(&self.machine()).unwrap_or_default();
+        log.lines.into_iter().filter(|line| line.contains(&slot)).collect()
     }
 
     /// Waits for the owner's word, which is a file that the client makes.
