@@ -54,7 +54,7 @@ impl Detach {
     pub fn run(&self, context: &Context) -> Result<Status> {
         let machine = this_machine(context, "detach")?;
         nothing_hangs(&machine)?;
-        let host = host::observe(&machine);
+        let host = host::observe_for_hand_over(&machine);
         let cards = Card::find_all(&host, &self.addresses)?;
         let mut plans = Vec::new();
         for card in &cards {

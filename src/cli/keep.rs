@@ -26,7 +26,7 @@ impl Keep {
     pub fn run(&self, context: &Context) -> Result<Status> {
         let machine = this_machine(context, "keep")?;
         need_root("keep")?;
-        let cards = Card::find_all(&host::observe(&machine), &self.addresses)?;
+        let cards = Card::find_all(&host::observe_for_hand_over(&machine), &self.addresses)?;
         let mut kept = Vec::new();
         for card in &cards {
             let address = card.address;

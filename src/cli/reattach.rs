@@ -37,7 +37,7 @@ impl Reattach {
     pub fn run(&self, context: &Context) -> Result<Status> {
         let machine = this_machine(context, "reattach")?;
         nothing_hangs(&machine)?;
-        let host = host::observe(&machine);
+        let host = host::observe_for_hand_over(&machine);
         let cards = Card::find_all(&host, &self.addresses)?;
         need_root("reattach")?;
         for card in &cards {

@@ -63,7 +63,7 @@ impl Status {
         let mut rows: Vec<Row> = states.iter().map(|state| row(&machine, &state.card, Some(state))).collect();
         // A device whose write hangs cannot be looked at: reading some of its attributes would hang us too.
         if rows.iter().all(|row| row.hanging.is_none()) {
-            let host = host::observe(&machine);
+            let host = host::observe_for_hand_over(&machine);
             let known = |address: Address| states.iter().any(|state| state.card.functions.contains(&address));
             for gpu in host.gpus.iter().filter(|gpu| !known(gpu.address)) {
                 rows.push(row(&machine, &Card::find(&host, gpu.address)?, None));

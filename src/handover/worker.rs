@@ -170,7 +170,7 @@ impl Worker<'_, '_> {
     }
 
     fn look(&self) -> Host {
-        host::observe(&self.machine())
+        host::observe_for_hand_over(&self.machine())
     }
 
     fn lend(&self, first: bool) -> Result<Outcome> {
@@ -268,7 +268,7 @@ impl Worker<'_, '_> {
         let mut left = Vec::new();
         // Consoles follow their frame buffer after a moment: look until it is as it was.
         wait_until(machine, Duration::from_secs(5), || {
-            left = snapshot.differences(&host::observe(&machine));
+            left = snapshot.differences(&host::observe_for_hand_over(&machine));
             left.is_empty()
         });
         let missed = snapshot.units.iter().filter(|unit| unit.is_missed(machine));

@@ -154,7 +154,7 @@ fn prepare(machine: &Live, call: &Call, guest: &Guest, input: &mut dyn Read) -> 
 
 /// Decides that this domain gets its cards, or names who has them.
 fn claim(machine: &Live, call: &Call, domain: &Domain, uuid: &str) -> Result<Hold> {
-    let cards = Card::find_all(&host::observe(machine), &domain.addresses())?;
+    let cards = Card::find_all(&host::observe_for_hand_over(machine), &domain.addresses())?;
     let _deciding = hold::decide(machine)?;
     let mut borrowed = Vec::new();
     for card in &cards {

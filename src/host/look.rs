@@ -11,17 +11,24 @@ pub(super) struct Look<'r> {
     pub(super) root: &'r dyn Root,
     /// Whether a sleeping device may be woken to be looked at.
     pub(super) wake: bool,
+    /// Whether only what a hand-over needs is looked at.
+    pub(super) brief: bool,
     unseen: RefCell<Vec<String>>,
 }
 
 impl<'r> Look<'r> {
     pub(super) fn new(root: &'r dyn Root) -> Self {
-        Self { root, wake: false, unseen: RefCell::default() }
+        Self { root, wake: false, brief: false, unseen: RefCell::default() }
     }
 
     /// As [`Look::new`], and may wake sleeping devices.
     pub(super) fn waking(root: &'r dyn Root) -> Self {
         Self { wake: true, ..Self::new(root) }
+    }
+
+    /// As [`Look::new`], for a hand-over: of config space the header alone, which tells bridges.
+    pub(super) fn brief(root: &'r dyn Root) -> Self {
+        Self { brief: true, ..Self::new(root) }
     }
 
     /// What could not be seen, once each.

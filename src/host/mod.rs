@@ -46,7 +46,7 @@ pub use libvirt::LibvirtDomain;
 pub use loaded::LoadedModule;
 pub use managers::{Manager, ManagerKind};
 pub use memory::{HugePages, Memory, Node, Topology};
-pub use observe::{conclude, observe, observe_waking};
+pub use observe::{conclude, observe, observe_for_hand_over, observe_waking};
 pub use regions::{Region, RegionKind};
 pub use security::{Lockdown, SealedDisk, Security};
 pub use sessions::Session;

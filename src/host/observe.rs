@@ -18,23 +18,46 @@ pub fn observe_waking(root: &dyn Root) -> Host {
     look_at(Look::waking(root))
 }
 
+/// What a hand-over needs: functions with their drivers and groups, consoles and frame buffers, and what of the host
+/// hangs on which function. Nothing of the rest, so that a hand-over does not wait for what it will not use.
+pub fn observe_for_hand_over(root: &dyn Root) -> Host {
+    let look = Look::brief(root);
+    let mut host = Host::unknown(Source::Live);
+    host.kernel = kernel::kernel(&look);
+    devices(&look, &mut host);
+    users(&look, &mut host);
+    host.unseen = look.unseen();
+    host.gpus = gpu::gpus(&host);
+    host
+}
+
+/// Functions, what they are called, and their groups.
+fn devices(look: &Look, host: &mut Host) {
+    host.functions = pci::functions(look);
+    names::fill(look, &mut host.functions);
+    modules::fill(look, &mut host.functions, host.kernel.release.as_deref());
+    (host.iommu, host.groups) = iommu::iommu(look, &mut host.functions, host.kernel.cmdline.as_deref());
+}
+
+/// What the host uses functions for.
+fn users(look: &Look, host: &mut Host) {
+    host.framebuffers = console::framebuffers(look);
+    host.consoles = console::consoles(look);
+    host.storage = storage::storage(look);
+    host.network = network::network(look);
+    host.ssh = network::ssh(look);
+    host.keyboards = input::keyboards(look);
+    host.systemd = look.exists("/run/systemd/system");
+}
+
 fn look_at(look: Look) -> Host {
     let mut host = Host::unknown(Source::Live);
     host.cpu = cpu::cpu(&look);
     host.kernel = kernel::kernel(&look);
     host.acpi = acpi::acpi(&look);
-    host.functions = pci::functions(&look);
-    names::fill(&look, &mut host.functions);
-    modules::fill(&look, &mut host.functions, host.kernel.release.as_deref());
-    (host.iommu, host.groups) = iommu::iommu(&look, &mut host.functions, host.kernel.cmdline.as_deref());
-    host.framebuffers = console::framebuffers(&look);
-    host.consoles = console::consoles(&look);
+    devices(&look, &mut host);
     host.boot = boot::boot(&look);
-    host.storage = storage::storage(&look);
-    host.network = network::network(&look);
-    host.ssh = network::ssh(&look);
-    host.keyboards = input::keyboards(&look);
-    host.systemd = look.exists("/run/systemd/system");
+    users(&look, &mut host);
     around::fill(&look, &mut host);
     host.unseen = look.unseen();
     conclude(&mut host);

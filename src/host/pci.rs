@@ -87,18 +87,18 @@ fn function(look: &Look, address: Address) -> Function {
     let runtime = look.text(&at("power/runtime_status"));
     let awake = is_awake(power_state.as_deref(), runtime.as_deref());
     function.power = power_state.filter(|state| state != "unknown" && state != "error");
-    if has("resource") {
+    if has("resource") && !look.brief {
         function.regions = look.text(&at("resource")).map(|text| regions(&text, &names));
     }
     // Written by root, read by all, under no lock (drivers/pci/pci.c, `reset_method_show`).
-    function.reset_methods =
-        text("reset_method").map(|methods| methods.split_whitespace().map(str::to_owned).collect());
+    let methods = if look.brief { None } else { text("reset_method") };
+    function.reset_methods = methods.map(|methods| methods.split_whitespace().map(str::to_owned).collect());
     function.d3cold_allowed = text("d3cold_allowed").and_then(|flag| parse_flag(&flag));
     if awake || look.wake {
         if let Some(config) = has("config").then(|| config(look, &at("config"))).flatten() {
             function.set_config(config);
         }
-        if function.link.is_none() && (has("current_link_speed") || has("max_link_speed")) {
+        if function.link.is_none() && !look.brief && (has("current_link_speed") || has("max_link_speed")) {
             let lanes = |name: &str| text(name).and_then(|text| parse_width(&text));
             let speed = |name: &str| text(name).and_then(|text| parse_speed(&text));
             function.link = known(Link {
@@ -114,8 +114,8 @@ fn function(look: &Look, address: Address) -> Function {
 
 /// What config space says, as far as it may be read.
 fn config(look: &Look, path: &str) -> Option<Config> {
-    let first = look.start(path, CONVENTIONAL)?;
-    Some(Config::read(&first, |at| look.part(path, at, BLOCK)))
+    let first = look.start(path, if look.brief { BLOCK } else { CONVENTIONAL })?;
+    Some(Config::read(&first, |at| if look.brief { None } else { look.part(path, at, BLOCK) }))
 }
 
 fn regions(resource: &str, names: &[String]) -> Vec<Region> {

@@ -167,7 +167,7 @@ impl Guest<'_> {
 
     /// Cards, then QEMU.
     fn begin(&self, state: &mut GuestState) -> Result<Box<dyn Process>> {
-        let host = host::observe(&self.machine);
+        let host = host::observe_for_hand_over(&self.machine);
         for disk in &self.spec.disks {
             if let Some(refusal) = disk::refuse(&host, self.machine, &disk.path)? {
                 return Err(refusal);
@@ -336,7 +336,7 @@ impl Guest<'_> {
 
     /// Looks over QMP whether every function is inside, and says where.
     fn confirm(&self, qemu: &mut dyn Process, monitor: &mut Client) -> Result<()> {
-        let host = host::observe(&self.machine);
+        let host = host::observe_for_hand_over(&self.machine);
         let placed = qemu::placement(&host, &self.spec.cards);
         let mut inside = Vec::new();
         let mut failure = None;
