@@ -148,7 +148,8 @@ fn prepare(machine: &Live, call: &Call, guest: &Guest, input: &mut dyn Read) -> 
     hold::make_folder(machine)?;
     let _homing = hold::wait_for_lock(machine, &home, Duration::from_secs(60))?;
     let hold = claim(machine, call, &domain, &uuid)?;
-    let lent = lend(machine, guest, &hold).and_then(|()| watch::start(machine, &hold));
+    // Watched from the first write on: whoever is killed after this, the cards come home.
+    let lent = watch::start(machine, &hold).and_then(|()| lend(machine, guest, &hold));
     lent.map_err(|error| back(machine, &hold, error))
 }
 

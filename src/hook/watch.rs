@@ -120,6 +120,8 @@ pub(super) fn home(machine: &dyn Machine, hold: &Hold) -> Result<()> {
     wait_until(machine, CLOSES, || hold.inside(machine).is_empty());
     let mut failure: Option<Error> = None;
     for address in &hold.borrowed {
+        // The worker of a hook that was killed goes on: it ends first.
+        wait_until(machine, RELEASE, || !client::at_work(machine, *address));
         let request = request(machine, hold, *address, Way::Home, &[]);
         if let Err(error) = client::carry_out(machine, super::has_systemd(machine), &request) {
             let stays = error.with_status(Status::NotUndone).detail(format!("{address} is not home"));
