@@ -134,6 +134,15 @@ fn card(host: &Host, gpu: &Gpu) -> String {
     if !drivers.is_empty() {
         line("modules", &drivers.join(", "));
     }
+    for framebuffer in
+        host.framebuffers.iter().filter(|framebuffer| framebuffer.function == Some(gpu.address))
+    {
+        let on = host.consoles.iter().find(|console| console.bound && console.name.contains("frame buffer"));
+        let text = on.map_or_else(String::new, |console| {
+            format!(", the text console (vtcon{}) is on it", console.index)
+        });
+        line("console", &format!("fb{} ({}){text}", framebuffer.index, framebuffer.name));
+    }
     for claim in host
         .claims
         .iter()

@@ -284,7 +284,7 @@ fn held(
         open.iter().filter(|(_, target)| target.starts_with("/dev")).map(|(_, target)| present(target));
     let mut held: BTreeMap<PathBuf, bool> =
         open.filter(|path| nodes.contains(path)).map(|path| (path, true)).collect();
-    let maps = root.read(&folder.join("maps")).unwrap_or_default();
+    let maps = root.text(&folder.join("maps")).unwrap_or_default();
     for path in mapped(&maps).filter(|path| nodes.contains(path)) {
         held.entry(path).or_insert(false);
     }
@@ -298,12 +298,10 @@ fn present(path: &Path) -> PathBuf {
 }
 
 /// Paths of device nodes in /proc/PID/maps (proc_pid_maps(5): the sixth field, padded with spaces).
-fn mapped(maps: &[u8]) -> impl Iterator<Item = PathBuf> {
-    let lines = maps.split(|byte| *byte == b'\n').filter_map(|line| {
-        let at = line.windows(6).position(|window| window == b" /dev/")?;
-        std::str::from_utf8(line.get(at + 1..)?).ok()
-    });
-    lines.map(|path| present(Path::new(path)))
+fn mapped(maps: &str) -> impl Iterator<Item = PathBuf> {
+    // Hundreds of lines for each process, and hardly ever one of these: the whole text is searched at once.
+    let rests = maps.match_indices(" /dev/").filter_map(|(at, _)| maps.get(at + 1..));
+    rests.map(|rest| present(Path::new(rest.split('\n').next().unwrap_or_default())))
 }
 
 /// Names of users, and the sessions: read once, and only where somebody holds something.

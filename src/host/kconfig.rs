@@ -82,25 +82,27 @@ fn config(look: &Look, release: Option<&str>) -> Option<String> {
     places.iter().find_map(|place| look.text_quietly(place))
 }
 
-/// Lines `CONFIG_VFIO=m`, `# CONFIG_X is not set`. In a whole configuration, what is not named is not there.
+/// Lines that a whole configuration has at least; distributions' have some ten thousand.
+const WHOLE: usize = 500;
+
+/// Lines `CONFIG_VFIO=m`, `# CONFIG_X is not set`. In a whole configuration, what is not named is not there: its
+/// conditions are not met.
 fn parse(text: &str) -> KernelOptions {
     let mut found: BTreeMap<&str, Setting> = BTreeMap::new();
+    let mut lines = 0;
     for line in text.lines() {
-        let Some((name, value)) = line.strip_prefix("CONFIG_").and_then(|rest| rest.split_once('=')) else {
-            continue;
+        let named = line.strip_prefix("# CONFIG_").and_then(|rest| rest.strip_suffix(" is not set"));
+        let set = line.strip_prefix("CONFIG_").and_then(|rest| rest.split_once('='));
+        lines += usize::from(named.is_some() || set.is_some());
+        match (named, set) {
+            (Some(name), _) => found.insert(name, Setting::No),
+            (None, Some((name, "y"))) => found.insert(name, Setting::BuiltIn),
+            (None, Some((name, "m"))) => found.insert(name, Setting::Module),
+            _ => None,
         };
-        let setting = match value {
-            "y" => Setting::BuiltIn,
-            "m" => Setting::Module,
-            _ => continue,
-        };
-        found.insert(name, setting);
     }
-    if found.is_empty() {
-        return KernelOptions::new();
-    }
-    let of = |name: &str| found.get(name).copied().unwrap_or(Setting::No);
-    OPTIONS.iter().map(|(name, _)| ((*name).to_owned(), of(name))).collect()
+    let of = |name: &str| found.get(name).copied().or((lines >= WHOLE).then_some(Setting::No));
+    OPTIONS.iter().filter_map(|(name, _)| Some(((*name).to_owned(), of(name)?))).collect()
 }
 
 /// From the names of modules: `kernel/drivers/vfio/vfio.ko` in modules.builtin, `….ko.zst: …` in modules.dep. A name
@@ -138,7 +140,9 @@ mod tests {
         assert_eq!(found["VFIO_PCI"], Setting::Module);
         assert_eq!(found["INTEL_IOMMU"], Setting::BuiltIn);
         assert_eq!(found["IOMMUFD"], Setting::No);
-        assert_eq!(found["DRM_SIMPLEDRM"], Setting::No, "not named at all");
+        assert_eq!(found.get("DRM_SIMPLEDRM"), None, "it may be torn off");
+        let whole = CONFIG.to_owned() + &"# CONFIG_X is not set\n".repeat(WHOLE);
+        assert_eq!(parse(&whole)["DRM_SIMPLEDRM"], Setting::No, "not named in a whole one");
         assert!(parse("garbage\nCONFIG_X=1\n").is_empty(), "that is no configuration");
     }
 

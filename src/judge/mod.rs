@@ -10,6 +10,7 @@ mod driver;
 mod groups;
 mod identical;
 mod iommu;
+mod kernel;
 mod keyboard;
 mod other_manager;
 mod protect;
@@ -137,9 +138,10 @@ impl Finding {
 
 /// All rules, the likeliest obstacle first; the worst findings come first.
 pub fn doctor(host: &Host, log: Option<&Log>) -> Vec<Finding> {
-    let rules: [fn(&Host) -> Vec<Finding>; 12] = [
+    let rules: [fn(&Host) -> Vec<Finding>; 15] = [
         iommu::iommu_off,
         virtualization::virtualization_off,
+        kernel::without_vfio,
         remapping::no_interrupt_remapping,
         words::misspelt,
         reserved::reserved_memory,
@@ -149,6 +151,8 @@ pub fn doctor(host: &Host, log: Option<&Log>) -> Vec<Finding> {
         other_manager::other_manager,
         identical::identical_cards,
         driver::driver_in_use,
+        kernel::sealed_disks,
+        kernel::lockdown,
         root_disk::root_disk,
     ];
     let mut findings: Vec<Finding> = rules.iter().flat_map(|rule| rule(host)).collect();
