@@ -46,7 +46,15 @@ impl Machine {
     }
 
     /// A function as sysfs has it, with what is read and some that is not.
-    fn function(&mut self, place: &str, class: &str, vendor: u16, device: u16, driver: &str, physical: Option<&str>) {
+    fn function(
+        &mut self,
+        place: &str,
+        class: &str,
+        vendor: u16,
+        device: u16,
+        driver: &str,
+        physical: Option<&str>,
+    ) {
         let folder = format!("sys/devices/{place}");
         let address = place.rsplit('/').next().unwrap();
         let group = self.functions;
@@ -61,7 +69,8 @@ impl Machine {
                 &class[4..6]
             ),
         );
-        let config: String = (0..64).map(|at| if at == 14 && class.starts_with("0604") { '\u{1}' } else { '\u{0}' }).collect();
+        let config: String =
+            (0..64).map(|at| if at == 14 && class.starts_with("0604") { '\u{1}' } else { '\u{0}' }).collect();
         for (name, text) in [
             ("class", format!("0x{class}\n")),
             ("vendor", format!("0x{vendor:04x}\n")),
@@ -82,7 +91,10 @@ impl Machine {
         self.link(&format!("{folder}/driver"), &format!("{up}bus/pci/drivers/{driver}"));
         self.link(&format!("{folder}/iommu_group"), &format!("{up}kernel/iommu_groups/{group}"));
         self.file(&format!("sys/kernel/iommu_groups/{group}/type"), "DMA-FQ\n");
-        self.link(&format!("sys/kernel/iommu_groups/{group}/devices/{address}"), &format!("../../../../devices/{place}"));
+        self.link(
+            &format!("sys/kernel/iommu_groups/{group}/devices/{address}"),
+            &format!("../../../../devices/{place}"),
+        );
         self.link(&format!("sys/bus/pci/devices/{address}"), &format!("../../../devices/{place}"));
         if let Some(physical) = physical {
             self.link(&format!("{folder}/physfn"), &format!("../{physical}"));
@@ -98,7 +110,10 @@ impl Machine {
         let folder = format!("sys/devices/{place}/nvme/nvme{number}/nvme{number}n1");
         self.file(&format!("{folder}/dev"), &format!("259:{}\n", number * 4));
         self.file(&format!("{folder}/nvme{number}n1p1/dev"), &format!("259:{}\n", number * 4 + 1));
-        self.link(&format!("sys/block/nvme{number}n1"), &format!("../devices/{place}/nvme/nvme{number}/nvme{number}n1"));
+        self.link(
+            &format!("sys/block/nvme{number}n1"),
+            &format!("../devices/{place}/nvme/nvme{number}/nvme{number}n1"),
+        );
     }
 }
 
@@ -222,7 +237,9 @@ fn main() {
         let archive = folder.join(format!("{name}.tar"));
         fs::write(&archive, machine.archive.into_inner().unwrap()).unwrap();
         println!("{name}: {functions} functions");
-        for words in [&["inspect", "--json"][..], &["inspect", "devices", "--json"], &["inspect"], &["doctor"]] {
+        for words in
+            [&["inspect", "--json"][..], &["inspect", "devices", "--json"], &["inspect"], &["doctor"]]
+        {
             measure(binary, name, &archive, words, runs);
         }
     }

@@ -3,6 +3,7 @@
 //! A rule reads nothing and prints nothing.
 
 pub mod acs;
+mod acs_override;
 mod binding;
 mod boot_card;
 mod dark;
@@ -138,7 +139,7 @@ impl Finding {
 
 /// All rules, the likeliest obstacle first; the worst findings come first.
 pub fn doctor(host: &Host, log: Option<&Log>) -> Vec<Finding> {
-    let rules: [fn(&Host) -> Vec<Finding>; 15] = [
+    let rules: [fn(&Host) -> Vec<Finding>; 16] = [
         iommu::iommu_off,
         virtualization::virtualization_off,
         kernel::without_vfio,
@@ -146,6 +147,7 @@ pub fn doctor(host: &Host, log: Option<&Log>) -> Vec<Finding> {
         words::misspelt,
         reserved::reserved_memory,
         groups::group_shared,
+        acs_override::acs_override,
         boot_card::boot_card,
         dark::dark,
         other_manager::other_manager,

@@ -2,7 +2,7 @@
 
 use super::config::bridge_word;
 use crate::{
-    cli::render::{WIDTH, class_word, fit, holds, short_name, wrap},
+    cli::render::{WIDTH, class_word, fit, holds, link_words, short_name, wrap},
     host::{Function, Host},
     judge,
 };
@@ -60,8 +60,11 @@ pub(in crate::cli) fn plain(host: &Host) -> String {
 
 fn notes(host: &Host, function: &Function) -> Vec<String> {
     let asleep = function.power.as_deref().filter(|power| *power != "D0" && function.config.is_none());
+    let express = function.config.as_ref().and_then(|config| config.express.as_ref());
+    let slot = express.and_then(|express| express.slot).map(|number| slot(host, function, number));
     let refusal = judge::refusal(host, function.address).filter(|_| !function.is_pci_bridge());
     [
+        slot,
         holds(host, function.address),
         asleep.map(|power| format!("asleep ({power})")),
         refusal.map(|refusal| format!("stays with the host: {}", refusal.id)),
@@ -69,4 +72,12 @@ fn notes(host: &Host, function: &Function) -> Vec<String> {
     .into_iter()
     .flatten()
     .collect()
+}
+
+/// `slot 4, at most 16.0 GT/s x16, empty`; 0 is what ports say whose slot has no number.
+fn slot(host: &Host, port: &Function, number: u16) -> String {
+    let name = if number == 0 { "slot".to_owned() } else { format!("slot {number}") };
+    let link = port.link.as_ref().and_then(link_words).map_or_else(String::new, |link| format!(", {link}"));
+    let empty = !host.functions.iter().any(|function| function.parent == Some(port.address));
+    format!("{name}{link}{}", if empty { ", empty" } else { "" })
 }
