@@ -220,17 +220,31 @@ const NVIDIA_SHARED: [&str; 4] =
 /// NVIDIA's modules make their nodes without sysfs; /proc/driver/nvidia says which minor number is whose. The shared
 /// ones count for a card that is the only one on that driver: with two, their users may be the other card's.
 fn nvidia(root: &(impl Root + ?Sized), address: Address) -> Vec<PathBuf> {
-    let Ok(text) = root.text(Path::new(&format!("/proc/driver/nvidia/gpus/{address}/information"))) else {
+    let cards = root.list(Path::new("/proc/driver/nvidia/gpus")).unwrap_or_default();
+    if !cards.iter().any(|card| card.to_str().is_some_and(|card| card.parse() == Ok(address))) {
         return Vec::new();
-    };
-    let minor = text.lines().find_map(|line| line.strip_prefix("Device Minor:")).map(str::trim);
-    let minor = minor.filter(|minor| !minor.is_empty() && minor.bytes().all(|b| b.is_ascii_digit()));
+    }
+    let only = cards.len() == 1;
+    let minor =
+        if sleeps(root, address) { only.then(|| "0".to_owned()) } else { nvidia_minor(root, address) };
     let mut found: Vec<PathBuf> =
         minor.map(|minor| PathBuf::from(format!("/dev/nvidia{minor}"))).into_iter().collect();
-    if root.list(Path::new("/proc/driver/nvidia/gpus")).is_ok_and(|cards| cards.len() == 1) {
+    if only {
         found.extend(NVIDIA_SHARED.map(PathBuf::from));
     }
     found
+}
+
+/// The driver asks the card for what this file says: not to be read while it sleeps.
+fn nvidia_minor(root: &(impl Root + ?Sized), address: Address) -> Option<String> {
+    let text = root.text(Path::new(&format!("/proc/driver/nvidia/gpus/{address}/information"))).ok()?;
+    let minor = text.lines().find_map(|line| line.strip_prefix("Device Minor:"))?.trim();
+    (!minor.is_empty() && minor.bytes().all(|b| b.is_ascii_digit())).then(|| minor.to_owned())
+}
+
+fn sleeps(root: &(impl Root + ?Sized), address: Address) -> bool {
+    let status = root.text(Path::new(&format!("/sys/bus/pci/devices/{address}/power/runtime_status")));
+    status.is_ok_and(|status| status == "suspended")
 }
 
 /// Who holds any of these nodes, by process id. What may not be read (other users' processes, without root) is not
@@ -617,6 +631,24 @@ mod tests {
     }
 
     #[test]
+    fn what_hangs_on_a_cards_own_usb_controller_is_the_cards() {
+        let mut tree = machine();
+        let usb = "../../devices/pci0000:00/0000:00:01.0/0000:01:00.2/usb3";
+        for (number, place, node) in [
+            ("189:256", usb.to_owned(), "bus/usb/003/001"),
+            ("244:0", format!("{usb}/3-1/3-1:1.0/0003:1234:5678.0001/hidraw/hidraw0"), "hidraw0"),
+        ] {
+            tree.link(&format!("/sys/dev/char/{number}"), &place);
+            tree.file(&format!("/sys/dev/char/{number}/uevent"), format!("DEVNAME={node}\n"));
+        }
+        let disk = format!("{usb}/3-2/3-2:1.0/host8/target8:0:0/8:0:0:0/block/sdb");
+        tree.link("/sys/dev/block/8:16", &disk);
+        tree.file("/sys/dev/block/8:16/uevent", "DEVNAME=sdb\n");
+        let found: Vec<PathBuf> = nodes(&tree, at("0000:01:00.2")).into_iter().collect();
+        assert_eq!(found, ["/dev/bus/usb/003/001", "/dev/hidraw0", "/dev/sdb"].map(PathBuf::from));
+    }
+
+    #[test]
     fn nvidias_nodes_and_what_its_cards_share() {
         let mut tree = machine();
         tree.file(
@@ -626,6 +658,11 @@ mod tests {
         let of = |tree: &Tree| nodes(tree, at(CARD)).iter().filter(|path| path.starts_with("/dev")).count();
         assert!(nodes(&tree, at(CARD)).contains(Path::new("/dev/nvidia0")));
         assert_eq!(of(&tree), 3 + 5);
+        tree.file(&format!("/sys/bus/pci/devices/{CARD}/power/runtime_status"), "suspended\n");
+        tree.forbid(&format!("/proc/driver/nvidia/gpus/{CARD}/information"));
+        assert_eq!(of(&tree), 3 + 5, "the only card's number is known without asking it");
+        tree.file(&format!("/sys/bus/pci/devices/{CARD}/power/runtime_status"), "active\n");
+        tree.file(&format!("/proc/driver/nvidia/gpus/{CARD}/information"), "Device Minor: \t 0\n");
         tree.file("/proc/driver/nvidia/gpus/0000:05:00.0/information", "Device Minor: \t 1\n");
         assert_eq!(of(&tree), 3 + 1, "whose the shared ones are is not known");
     }
