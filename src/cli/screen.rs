@@ -83,7 +83,7 @@ pub(super) fn cards(host: &Host) -> String {
     let mut text = " GPUs\n".to_owned();
     for gpu in &host.gpus {
         let Some(function) = host.function(gpu.address) else { continue };
-        let driver = function.driver.as_deref().unwrap_or("no driver");
+        let driver = host.driver_word(function);
         let mark =
             if best == Some(gpu.address) && gpu.verdict == Verdict::Ready { "  ← can go" } else { "" };
         let line = format!(
@@ -148,6 +148,7 @@ pub(super) fn next(host: &Host) -> String {
             let state = match used_for(host, gpu).as_str() {
                 "free" => "Nothing uses it.".to_owned(),
                 "no display" => "No display is on it.".to_owned(),
+                "" => "What uses it is not told.".to_owned(),
                 used => format!("It is in use now: {used}."),
             };
             let first = wrap(&format!("Ready to lend {address} to a guest. {state}"), 1);

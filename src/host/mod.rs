@@ -88,6 +88,9 @@ pub struct Host {
     pub boot: Boot,
     /// Every PCI function, by address.
     pub functions: Vec<Function>,
+    /// Whether the source tells drivers: where it does not, a function without one may well have one.
+    #[serde(default)]
+    pub drivers_told: bool,
     /// IOMMU groups, by number.
     pub groups: Vec<Group>,
     /// Display controllers, by address.
@@ -635,6 +638,11 @@ pub struct Keyboard {
 }
 
 impl Host {
+    /// The driver of a function in a word: its name, that there is none, or that it is not told.
+    pub fn driver_word<'h>(&self, function: &'h Function) -> &'h str {
+        function.driver.as_deref().unwrap_or(if self.drivers_told { "no driver" } else { "not told" })
+    }
+
     /// A machine of which nothing is known: where every observation begins.
     pub fn unknown(source: Source) -> Self {
         Self {
@@ -651,6 +659,7 @@ impl Host {
             kernel: Kernel { release: None, cmdline: None },
             boot: Boot { uefi: None, loader: None, initramfs: None, kernels: Vec::new(), distribution: None },
             functions: Vec::new(),
+            drivers_told: false,
             groups: Vec::new(),
             gpus: Vec::new(),
             storage: None,

@@ -34,6 +34,7 @@ pub fn observe_for_hand_over(root: &dyn Root) -> Host {
 /// Functions, what they are called, and their groups.
 fn devices(look: &Look, host: &mut Host) {
     host.functions = pci::functions(look);
+    host.drivers_told = !host.functions.is_empty();
     names::fill(look, &mut host.functions);
     modules::fill(look, &mut host.functions, host.kernel.release.as_deref());
     (host.iommu, host.groups) = iommu::iommu(look, &mut host.functions, host.kernel.cmdline.as_deref());

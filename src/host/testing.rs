@@ -172,6 +172,7 @@ pub(crate) fn interface(name: &str, function: &str, default_route: bool) -> Inte
 /// network cards at 04:00.0 and 06:00.0. Nothing is mounted, nothing is routed.
 pub(crate) fn desktop() -> Host {
     let mut host = Host::unknown(Source::Live);
+    host.drivers_told = true;
     host.cpu.vendor = CpuVendor::Intel;
     host.cpu.virtualization = Virtualization::Vmx;
     host.iommu.state = Known::On;

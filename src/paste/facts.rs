@@ -238,6 +238,8 @@ impl Facts {
             let by_id = fact.function.id().and_then(words::name_by_id);
             fill(&mut fact.function.name, by_id);
         }
+        host.drivers_told |=
+            self.functions.values().any(|fact| fact.function.driver.is_some() && !fact.driver_from_log);
         host.functions = self.functions.into_values().map(|fact| fact.function).collect();
         let mut groups: BTreeMap<u32, BTreeSet<Address>> =
             host.groups.drain(..).map(|group| (group.id, group.functions.into_iter().collect())).collect();

@@ -13,7 +13,7 @@ pub(in crate::cli) fn text(host: &Host) -> String {
     let mut text = String::new();
     for function in &host.functions {
         let id = function.id().map_or_else(|| "?".to_owned(), |id| id.to_string());
-        let driver = function.driver.as_deref().unwrap_or("-");
+        let driver = function.driver.as_deref().unwrap_or(if host.drivers_told { "-" } else { "?" });
         let word = bridge_word(function).unwrap_or(class_word(function));
         let line = format!(
             "  {}  {word:<11} {id}  {:<14} {}",
@@ -30,6 +30,15 @@ pub(in crate::cli) fn text(host: &Host) -> String {
     text
 }
 
+/// The driver, in words of its own.
+pub(in crate::cli) fn driver_words(host: &Host, function: &Function) -> String {
+    match (&function.driver, host.drivers_told) {
+        (Some(driver), _) => format!("driver {driver}"),
+        (None, true) => "no driver".to_owned(),
+        (None, false) => "driver not told".to_owned(),
+    }
+}
+
 /// For a screen reader.
 pub(in crate::cli) fn plain(host: &Host) -> String {
     let mut text = String::new();
@@ -44,10 +53,7 @@ pub(in crate::cli) fn plain(host: &Host) -> String {
             bridge_word(function).unwrap_or(class_word(function)),
             short_name(function)
         ));
-        say(&function
-            .driver
-            .as_ref()
-            .map_or_else(|| "no driver".to_owned(), |driver| format!("driver {driver}")));
+        say(&driver_words(host, function));
         if let Some(group) = function.iommu_group {
             say(&format!("IOMMU group {group}"));
         }

@@ -29,13 +29,14 @@ fn card(host: &Host, gpu: &Gpu) -> String {
         let _ = write!(text, "  {name:<12}{}", lines.trim_start_matches(' '));
     };
     line("kind", kind_word(gpu.kind));
-    line("used for", &used_for(host, gpu));
+    let used = used_for(host, gpu);
+    line("used for", if used.is_empty() { "not told" } else { &used });
     if let Some(path) = &function.path {
         line("path", &path.to_string());
     }
     let mut title = "functions";
     for own in gpu.functions.iter().filter_map(|own| host.function(*own)) {
-        let driver = own.driver.as_deref().unwrap_or("no driver");
+        let driver = host.driver_word(own);
         line(title, &format!("{}  {:<8} {driver}", own.address, class_word(own)));
         title = "";
     }

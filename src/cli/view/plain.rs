@@ -38,8 +38,7 @@ fn card(host: &Host, gpu: &Gpu) -> String {
     let Some(function) = host.function(gpu.address) else { return String::new() };
     let group = function.iommu_group.map_or_else(|| "no group".to_owned(), |group| format!("group {group}"));
     let shared = if gpu.companions.is_empty() { "" } else { ", shared with other devices" };
-    let driver =
-        function.driver.as_ref().map_or_else(|| "no driver".to_owned(), |driver| format!("driver {driver}"));
+    let driver = super::devices::driver_words(host, function);
     let facts = [
         short_name(function),
         driver,
@@ -47,7 +46,10 @@ fn card(host: &Host, gpu: &Gpu) -> String {
         used_for(host, gpu),
         format!("verdict: {}", verdict_word(gpu.verdict)),
     ];
-    facts.iter().fold(String::new(), |text, fact| text + &format!("Card {}: {fact}.\n", gpu.address))
+    facts
+        .iter()
+        .filter(|fact| !fact.is_empty())
+        .fold(String::new(), |text, fact| text + &format!("Card {}: {fact}.\n", gpu.address))
 }
 
 /// Two columns to `label: value`; where there is one column, it is a sentence already.
