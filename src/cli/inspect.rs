@@ -1,11 +1,18 @@
 //! `gpuferry inspect`: the machine, as text or as JSON.
 
-use super::{Context, print, render::wrap, screen, source::look, view};
+use super::{
+    Context, print,
+    render::wrap,
+    screen,
+    source::{look, look_at_devices},
+    view,
+};
 use crate::{
-    error::{Error, Result, Status},
-    host::Host,
+    error::{Error, Result, Status, said},
+    host::{Function, Host, Source},
 };
 use clap::{Args, ValueEnum};
+use std::io::{self, Write};
 
 /// What `gpuferry inspect` is told.
 #[derive(Debug, Args)]
@@ -30,26 +37,53 @@ pub enum What {
 
 impl Inspect {
     pub(super) fn run(&self, context: &Context) -> Result<Status> {
+        if context.json && self.what == Some(What::Devices) {
+            let host = look_at_devices(context)?;
+            let Host { schema, source, functions, unseen, .. } = &host;
+            print_json(&Devices { schema: *schema, source: *source, functions, unseen })?;
+            return Ok(Status::Done);
+        }
         let (_, host) = look(context)?;
-        print(&if context.json { json(&host)? } else { text(&host, self.what, context.plain) })?;
+        if context.json {
+            print_json(&host)?;
+        } else {
+            print(&text(&host, self.what, context.plain))?;
+        }
         Ok(Status::Done)
     }
+}
+
+/// `inspect devices --json`: a part of the whole, in the same form.
+#[derive(serde::Serialize)]
+struct Devices<'h> {
+    schema: u32,
+    source: Source,
+    functions: &'h [Function],
+    unseen: &'h [String],
 }
 
 /// `gpuferry` alone: the first screen.
 pub(super) fn first_screen(context: &Context) -> Result<Status> {
     let (_, host) = look(context)?;
-    print(&match context {
-        Context { json: true, .. } => json(&host)?,
-        Context { plain: true, .. } => view::plain::screen(&host),
-        _ => screen::screen(&host),
-    })?;
+    match context {
+        Context { json: true, .. } => print_json(&host)?,
+        Context { plain: true, .. } => print(&view::plain::screen(&host))?,
+        _ => print(&screen::screen(&host))?,
+    }
     Ok(Status::Done)
 }
 
-fn json(host: &Host) -> Result<String> {
-    let text = serde_json::to_string_pretty(host);
-    text.map(|text| text + "\n").map_err(|error| Error::failed(format!("cannot write JSON: {error}")))
+/// Piece by piece: a server's machine is tens of megabytes of text.
+fn print_json(value: &impl serde::Serialize) -> Result<()> {
+    let mut out = io::BufWriter::with_capacity(64 << 10, io::stdout().lock());
+    let written = serde_json::to_writer_pretty(&mut out, value).map_err(io::Error::from);
+    match written.and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()) {
+        // A reader that went away (`| head`) is no error.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Error::failed(format!("cannot write JSON: {}", said(&error))))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn text(host: &Host, what: Option<What>, plain: bool) -> String {

@@ -12,16 +12,24 @@ use crate::{
 };
 use std::path::Path;
 
+fn this_machine() -> Result<Live> {
+    Live::open(Path::new("/")).map_err(|error| Error::usage(format!("cannot open /: {}", said(&error))))
+}
+
+/// The functions of what is looked at; of this machine, nothing else is read.
+pub(super) fn look_at_devices(context: &Context) -> Result<Host> {
+    if context.host.is_empty() { Ok(host::observe_devices(&this_machine()?)) } else { Ok(look(context)?.1) }
+}
+
 /// The door to the machine that is looked at, and what is seen through it.
 pub(super) fn look(context: &Context) -> Result<(Box<dyn Root>, Host)> {
     if context.host.is_empty() {
-        let root = Live::open(Path::new("/"))
-            .map_err(|error| Error::usage(format!("cannot open /: {}", said(&error))))?;
+        let root = this_machine()?;
         let host = if context.wake { host::observe_waking(&root) } else { host::observe(&root) };
         return Ok((Box::new(root), host));
     }
     let mut sources = Sources::open(&context.host)?;
-    let texts = std::mem::take(&mut sources.texts);
+    let texts = sources.texts.clone();
     let notes = std::mem::take(&mut sources.notes);
     let trees = !sources.trees.is_empty();
     let root = sources.root();

@@ -6,7 +6,7 @@
 
 use super::{Function, Gpu, GpuKind, Host, Isolation, Verdict};
 use crate::pci::Address;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Vendors (pci.ids).
 const NVIDIA: u16 = 0x10de;
@@ -14,18 +14,42 @@ const INTEL: u16 = 0x8086;
 const AMD_CPU: u16 = 0x1022;
 const ATI: u16 = 0x1002;
 
+/// The functions of each group.
+type Groups<'h> = BTreeMap<u32, Vec<&'h Function>>;
+
+/// The functions of a slot; only these are looked through where the machine has thousands.
+fn slot(host: &Host, address: Address) -> impl Iterator<Item = &Function> {
+    let all = &host.functions;
+    let sorted = all.is_sorted_by_key(|function| function.address);
+    let slot_of = |address: Address| (address.domain, address.bus, address.device);
+    let from =
+        if sorted { all.partition_point(|other| slot_of(other.address) < slot_of(address)) } else { 0 };
+    let rest = all.get(from..).unwrap_or_default().iter();
+    rest.take_while(move |other| !sorted || other.address.same_slot(address))
+        .filter(move |other| other.address.same_slot(address))
+}
+
 /// The display controllers of a machine, without a verdict yet.
 pub fn gpus(host: &Host) -> Vec<Gpu> {
     let displays: Vec<&Function> =
         host.functions.iter().filter(|function| leads_a_card(host, function)).collect();
+    let mut groups: Groups = BTreeMap::new();
+    for function in &host.functions {
+        if let Some(group) = function.iommu_group {
+            groups.entry(group).or_default().push(function);
+        }
+    }
     let gpu = |display: &&Function| {
         let kind = kind(host, display);
         let functions = functions(host, display, kind);
-        let companions = companions(host, &functions);
+        let companions = companions(host, &groups, &functions);
         let grouped =
             functions.iter().any(|own| host.function(*own).is_some_and(|own| own.iommu_group.is_some()));
-        let twins = displays.iter().filter(|other| other.address != display.address);
-        let twins = twins.filter(|other| display.id().is_some() && other.id() == display.id());
+        // Virtual functions are alike by design, and there are hundreds.
+        let is_card = |function: &Function| function.physical_function.is_none();
+        let twins = displays.iter().filter(|other| other.address != display.address && is_card(display));
+        let twins =
+            twins.filter(|other| is_card(other) && display.id().is_some() && other.id() == display.id());
         Gpu {
             address: display.address,
             kind,
@@ -52,11 +76,9 @@ pub fn gpus(host: &Host) -> Vec<Gpu> {
 /// A display function that is a card's first: a card's second head (old ATI cards have one as function 1) belongs
 /// to the first.
 fn leads_a_card(host: &Host, function: &Function) -> bool {
-    let first = |other: &&Function| {
-        other.is_display() && other.address.same_slot(function.address) && other.address < function.address
-    };
+    let first = |other: &Function| other.is_display() && other.address < function.address;
     let own_card = function.physical_function.is_some() || is_on_root_bus(function);
-    function.is_display() && (own_card || !host.functions.iter().any(|other| first(&other)))
+    function.is_display() && (own_card || !slot(host, function.address).any(first))
 }
 
 /// On the root bus are the processor's and the chipset's own devices (and, in a guest, anything).
@@ -69,15 +91,14 @@ fn is_on_root_bus(function: &Function) -> bool {
 
 /// What a card is made of, its display function first in order of address.
 fn functions(host: &Host, display: &Function, kind: GpuKind) -> Vec<Address> {
-    let in_slot = |other: &&Function| {
-        other.address.same_slot(display.address) && other.physical_function == display.physical_function
-    };
+    let in_slot =
+        || slot(host, display.address).filter(|other| other.physical_function == display.physical_function);
     let whole_slot = matches!(kind, GpuKind::Discrete | GpuKind::Virtual | GpuKind::Unknown);
     if display.physical_function.is_some() {
         return vec![display.address];
     }
     if whole_slot && !is_on_root_bus(display) {
-        let slot = host.functions.iter().filter(in_slot).filter(|other| !other.is_pci_bridge());
+        let slot = in_slot().filter(|other| !other.is_pci_bridge());
         return slot.map(|other| other.address).collect();
     }
     if whole_slot {
@@ -86,8 +107,7 @@ fn functions(host: &Host, display: &Function, kind: GpuKind) -> Vec<Address> {
             let audio = other.class.subclass() == 0x0403;
             other.address == display.address || other.vendor == display.vendor || audio
         };
-        let slot =
-            host.functions.iter().filter(in_slot).filter(|other| !other.is_pci_bridge()).filter(belongs);
+        let slot = in_slot().filter(|other| !other.is_pci_bridge()).filter(belongs);
         return slot.map(|other| other.address).collect();
     }
     // The processor's other functions share the slot number; only the audio that the kernel linked is the card's
@@ -102,16 +122,13 @@ fn functions(host: &Host, display: &Function, kind: GpuKind) -> Vec<Address> {
 }
 
 /// Functions of other devices in the groups of these.
-fn companions(host: &Host, functions: &[Address]) -> Vec<Address> {
-    let groups: BTreeSet<u32> = functions
-        .iter()
-        .filter_map(|own| host.function(*own).and_then(|function| function.iommu_group))
-        .collect();
-    let shares = |other: &&Function| {
-        let inside = other.iommu_group.is_some_and(|group| groups.contains(&group));
-        inside && !other.is_pci_bridge() && !functions.contains(&other.address)
-    };
-    host.functions.iter().filter(shares).map(|other| other.address).collect()
+fn companions(host: &Host, groups: &Groups, functions: &[Address]) -> Vec<Address> {
+    let own =
+        functions.iter().filter_map(|own| host.function(*own).and_then(|function| function.iommu_group));
+    let own: BTreeSet<u32> = own.collect();
+    let inside = own.iter().filter_map(|group| groups.get(group)).flatten();
+    let others = inside.filter(|other| !other.is_pci_bridge() && !functions.contains(&other.address));
+    others.map(|other| other.address).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// Display controllers that only hypervisors have: Bochs and QEMU, Red Hat's QXL and virtio, VMware's, VirtualBox's,
@@ -165,7 +182,5 @@ fn has_host_bridge_of(host: &Host, vendors: &[u16]) -> bool {
 }
 
 fn shares_slot_with(host: &Host, display: &Function, vendor: u16) -> bool {
-    let neighbour =
-        |other: &&Function| other.address.same_slot(display.address) && other.vendor == Some(vendor);
-    host.functions.iter().any(|other| neighbour(&other))
+    slot(host, display.address).any(|other| other.vendor == Some(vendor))
 }

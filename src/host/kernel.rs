@@ -2,12 +2,14 @@
 
 use super::{Kernel, look::Look};
 
+/// `uname -r`.
+pub(super) fn release(look: &Look) -> Option<String> {
+    look.text("/proc/sys/kernel/osrelease").filter(|release| !release.is_empty())
+}
+
 /// Release and command line.
 pub(super) fn kernel(look: &Look) -> Kernel {
-    Kernel {
-        release: look.text("/proc/sys/kernel/osrelease").filter(|release| !release.is_empty()),
-        cmdline: look.text("/proc/cmdline"),
-    }
+    Kernel { release: release(look), cmdline: look.text("/proc/cmdline") }
 }
 
 /// The words of a kernel command line, quotes resolved. A double quote holds a word together wherever it stands

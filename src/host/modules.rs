@@ -3,6 +3,7 @@
 //! One pass over the file for all functions; most lines are ruled out by their vendor.
 
 use super::{Function, look::Look};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Fills in the modules of every function.
 pub(super) fn fill(look: &Look, functions: &mut [Function], release: Option<&str>) {
@@ -14,27 +15,37 @@ pub(super) fn fill(look: &Look, functions: &mut [Function], release: Option<&str
     match_aliases(&aliases, functions);
 }
 
-/// Lines are `alias PATTERN MODULE`, patterns are fnmatch(3)'s with upper-case hex: `pci:v000010DEd*sv*…`.
+/// Lines are `alias PATTERN MODULE`, patterns are fnmatch(3)'s with upper-case hex: `pci:v000010DEd*sv*…`. Functions
+/// that are alike (the virtual ones of a card) are matched once.
 fn match_aliases(aliases: &[u8], functions: &mut [Function]) {
     const START: &[u8] = b"alias pci:v";
+    let mut kinds: BTreeMap<String, BTreeSet<String>> =
+        functions.iter().filter_map(|function| Some((function.modalias.clone()?, BTreeSet::new()))).collect();
     for line in aliases.split(|byte| *byte == b'\n') {
         let Some(vendor) = line.strip_prefix(START) else { continue };
         let mut words = line.split(|byte| *byte == b' ').skip(1);
         let (Some(pattern), Some(module)) = (words.next(), words.next()) else { continue };
-        let any_vendor = vendor.first() == Some(&b'*');
-        for function in functions.iter_mut() {
-            let Some(modalias) = function.modalias.as_deref().map(str::as_bytes) else { continue };
-            let same_vendor = || modalias.get(5..13).is_some_and(|own| vendor.starts_with(own));
-            if (any_vendor || same_vendor()) && glob(pattern, modalias) {
-                let module = String::from_utf8_lossy(module).into_owned();
-                if !function.modules.contains(&module) {
-                    function.modules.push(module);
-                }
+        // What stands before the first wildcard is what all that match begin with.
+        let fixed = vendor.get(..8).filter(|id| id.iter().all(u8::is_ascii_hexdigit));
+        let start = match fixed.and_then(|id| std::str::from_utf8(id).ok()) {
+            Some(id) => format!("pci:v{id}"),
+            None if vendor.first().is_some_and(|byte| matches!(byte, b'*' | b'?' | b'[')) => {
+                "pci:v".to_owned()
+            }
+            None => continue,
+        };
+        for (modalias, modules) in kinds.range_mut(start.clone()..) {
+            if !modalias.starts_with(&start) {
+                break;
+            }
+            if glob(pattern, modalias.as_bytes()) {
+                modules.insert(String::from_utf8_lossy(module).into_owned());
             }
         }
     }
     for function in functions {
-        function.modules.sort();
+        let modules = function.modalias.as_ref().and_then(|modalias| kinds.get(modalias));
+        function.modules.extend(modules.into_iter().flatten().cloned());
     }
 }
 

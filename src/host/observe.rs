@@ -24,19 +24,26 @@ pub fn observe_for_hand_over(root: &dyn Root) -> Host {
     let look = Look::brief(root);
     let mut host = Host::unknown(Source::Live);
     host.kernel = kernel::kernel(&look);
-    devices(&look, &mut host);
+    let overrides = devices(&look, &mut host);
+    groups(&look, &mut host);
     users(&look, &mut host);
+    overrides.fill(&look, &mut host.functions);
     host.unseen = look.unseen();
     host.gpus = gpu::gpus(&host);
     host
 }
 
-/// Functions, what they are called, and their groups.
-fn devices(look: &Look, host: &mut Host) {
-    host.functions = pci::functions(look);
+/// Functions and what they are called; their overrides are being read in the meantime.
+fn devices<'r>(look: &Look<'r>, host: &mut Host) -> pci::Overrides<'r> {
+    let (functions, overrides) = pci::functions(look);
+    host.functions = functions;
     host.drivers_told = !host.functions.is_empty();
     names::fill(look, &mut host.functions);
     modules::fill(look, &mut host.functions, host.kernel.release.as_deref());
+    overrides
+}
+
+fn groups(look: &Look, host: &mut Host) {
     (host.iommu, host.groups) = iommu::iommu(look, &mut host.functions, host.kernel.cmdline.as_deref());
 }
 
@@ -56,18 +63,33 @@ fn look_at(look: Look) -> Host {
     host.cpu = cpu::cpu(&look);
     host.kernel = kernel::kernel(&look);
     host.acpi = acpi::acpi(&look);
-    devices(&look, &mut host);
+    let overrides = devices(&look, &mut host);
+    groups(&look, &mut host);
     host.boot = boot::boot(&look);
     users(&look, &mut host);
+    overrides.fill(&look, &mut host.functions);
     around::fill(&look, &mut host);
     host.unseen = look.unseen();
     conclude(&mut host);
     host
 }
 
+/// The functions alone, with names, drivers and modules: for who asks for no more.
+pub fn observe_devices(root: &dyn Root) -> Host {
+    let look = Look::new(root);
+    let mut host = Host::unknown(Source::Live);
+    host.kernel.release = kernel::release(&look);
+    let overrides = devices(&look, &mut host);
+    overrides.fill(&look, &mut host.functions);
+    host.unseen = look.unseen();
+    host
+}
+
 /// Cards, and the verdict on them, from the functions and groups that are known: the last step of every way to a
 /// [`Host`].
 pub fn conclude(host: &mut Host) {
+    host.functions.sort_by_key(|function| function.address);
+    host.groups.sort_by_key(|group| group.id);
     let now = gpu::gpus(host);
     let before = std::mem::replace(&mut host.gpus, now);
     for gpu in &mut host.gpus {

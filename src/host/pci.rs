@@ -10,7 +10,7 @@ use super::{
     regions::{Region, parse_resize, parse_resource},
 };
 use crate::pci::{Address, Class, DevicePath};
-use std::{io, path::PathBuf};
+use std::io;
 
 const DEVICES: &str = "/sys/bus/pci/devices";
 
@@ -19,31 +19,34 @@ const DEVICES: &str = "/sys/bus/pci/devices";
 const CONVENTIONAL: usize = 256;
 const BLOCK: usize = 64;
 
-/// Every function, by address.
-pub(super) fn functions(look: &Look) -> Vec<Function> {
+/// Every function, by address; what sets their overrides is asked for in the meantime.
+pub(super) fn functions<'r>(look: &Look<'r>) -> (Vec<Function>, Overrides<'r>) {
     let names = look.list(DEVICES).unwrap_or_default();
-    let addresses = names.iter().filter_map(|name| full_address(name));
-    let mut functions: Vec<Function> = addresses.map(|address| function(look, address)).collect();
-    functions.sort_by_key(|function| function.address);
-    overrides(look, &mut functions);
-    functions
+    let mut addresses: Vec<Address> = names.iter().filter_map(|name| full_address(name)).collect();
+    addresses.sort_unstable();
+    let path = |address: &Address| format!("{DEVICES}/{address}/driver_override").into();
+    let overrides = Overrides(look.root.begin_apart(addresses.iter().map(path).collect()));
+    (addresses.into_iter().map(|address| function(look, address)).collect(), overrides)
 }
 
-/// `driver_override` is read under the device lock in many kernels (`driver_override_show`): apart, so that a device whose driver does
-/// not let go hides its own, and hangs nobody.
-fn overrides(look: &Look, functions: &mut [Function]) {
-    let path = |function: &Function| format!("{DEVICES}/{}/driver_override", function.address).into();
-    let paths: Vec<PathBuf> = functions.iter().map(path).collect();
-    for (function, read) in functions.iter_mut().zip(look.root.read_apart(&paths)) {
-        match read {
-            Ok(bytes) => function.driver_override = parse_override(&bytes),
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                let address = function.address;
-                look.note(format!(
-                    "the driver_override of {address}: a write to the device, or its driver, hangs"
-                ));
+/// Overrides that are being read. `driver_override` is read under the device lock in many kernels
+/// (`driver_override_show`): apart, so that a device whose driver does not let go hides its own, and hangs nobody.
+pub(super) struct Overrides<'r>(Box<dyn FnOnce() -> Vec<io::Result<Vec<u8>>> + 'r>);
+
+impl Overrides<'_> {
+    /// Fills them in.
+    pub(super) fn fill(self, look: &Look, functions: &mut [Function]) {
+        for (function, read) in functions.iter_mut().zip((self.0)()) {
+            match read {
+                Ok(bytes) => function.driver_override = parse_override(&bytes),
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                    let address = function.address;
+                    look.note(format!(
+                        "the driver_override of {address}: a write to the device, or its driver, hangs"
+                    ));
+                }
+                Err(_) => {}
             }
-            Err(_) => {}
         }
     }
 }

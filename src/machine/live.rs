@@ -49,6 +49,13 @@ impl Live {
         })
     }
 
+    /// In a saved tree nothing hangs; in another program (a test) there is no child to ask.
+    fn may_hang(&self) -> bool {
+        let own = std::fs::read_link("/proc/self/exe");
+        let is_gpuferry = own.is_ok_and(|path| path.file_name().is_some_and(|name| name == "gpuferry"));
+        self.is_running() && is_gpuferry
+    }
+
     fn at(&self, path: &Path, flags: OFlags, mode: u32) -> io::Result<OwnedFd> {
         let mode = Mode::from_raw_mode(mode);
         loop {
@@ -129,13 +136,19 @@ impl Root for Live {
     }
 
     fn read_apart(&self, paths: &[PathBuf]) -> Vec<io::Result<Vec<u8>>> {
-        // In a saved tree nothing hangs; in another program (a test) there is no child to ask.
-        let own = std::fs::read_link("/proc/self/exe");
-        let is_gpuferry = own.is_ok_and(|path| path.file_name().is_some_and(|name| name == "gpuferry"));
-        if self.is_running() && is_gpuferry && !paths.is_empty() {
+        if self.may_hang() && !paths.is_empty() {
             return super::apart::read(paths);
         }
         paths.iter().map(|path| self.read(path)).collect()
+    }
+
+    fn begin_apart(&self, paths: Vec<PathBuf>) -> Box<dyn FnOnce() -> Vec<io::Result<Vec<u8>>> + '_> {
+        if self.may_hang() && !paths.is_empty() {
+            // Starting the child takes longer than what it does; this waits for it, nothing else.
+            let reader = std::thread::spawn(move || super::apart::read(&paths));
+            return Box::new(move || reader.join().unwrap_or_default());
+        }
+        Box::new(move || self.read_apart(&paths))
     }
 
     fn kernel_log(&self) -> io::Result<Vec<u8>> {

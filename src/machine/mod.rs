@@ -85,6 +85,10 @@ pub trait Root {
     fn read_apart(&self, paths: &[PathBuf]) -> Vec<io::Result<Vec<u8>>> {
         paths.iter().map(|path| self.read(path)).collect()
     }
+    /// As [`Root::read_apart`], begun now where that takes time, and asked for later.
+    fn begin_apart(&self, paths: Vec<PathBuf>) -> Box<dyn FnOnce() -> Vec<io::Result<Vec<u8>>> + '_> {
+        Box::new(move || self.read_apart(&paths))
+    }
     /// The kernel's log as /dev/kmsg gives it, from the oldest record that is left to the newest
     /// (Documentation/ABI/testing/dev-kmsg). A saved tree may have it as a plain file, or as a printed one in
     /// /var/log/dmesg.
@@ -137,6 +141,9 @@ impl<R: Root + ?Sized> Root for &R {
     }
     fn read_apart(&self, paths: &[PathBuf]) -> Vec<io::Result<Vec<u8>>> {
         (**self).read_apart(paths)
+    }
+    fn begin_apart(&self, paths: Vec<PathBuf>) -> Box<dyn FnOnce() -> Vec<io::Result<Vec<u8>>> + '_> {
+        (**self).begin_apart(paths)
     }
     fn kernel_log(&self) -> io::Result<Vec<u8>> {
         (**self).kernel_log()
