@@ -22,7 +22,7 @@ use crate::{
     vm::{
         Accel, Firmware, Serial, Spec,
         disk::{self, absolute},
-        qemu, run,
+        firmware, qemu, run,
     },
 };
 use clap::{Args, Subcommand, ValueEnum};
@@ -85,7 +85,7 @@ struct Run {
     /// Its command line.
     #[arg(long, value_name = "WORDS", requires = "kernel", allow_hyphen_values = true)]
     append: Option<String>,
-    /// `bios`, `ovmf` (UEFI), or an image.
+    /// `bios`, `uefi` (OVMF; the guest keeps its own variables), or an image.
     #[arg(long, value_name = "KIND", default_value = "bios")]
     firmware: String,
     /// Where the serial line goes: `stdio`, `none`, or a file.
@@ -141,14 +141,6 @@ fn name(text: &str) -> std::result::Result<String, String> {
     }
     Err("a name has letters, digits, dots, dashes and underlines, 48 at most".to_owned())
 }
-
-/// Where distributions put UEFI for guests (Debian and Ubuntu, Fedora, Arch).
-const OVMF: &[&str] = &[
-    "/usr/share/OVMF/OVMF_CODE_4M.fd",
-    "/usr/share/OVMF/OVMF_CODE.fd",
-    "/usr/share/edk2/ovmf/OVMF_CODE.fd",
-    "/usr/share/edk2/x64/OVMF_CODE.4m.fd",
-];
 
 impl Vm {
     /// Runs it.
@@ -241,10 +233,7 @@ impl Run {
         match self.firmware.as_str() {
             "bios" => Ok(Firmware::Bios),
             "ovmf" | "uefi" => {
-                let code = OVMF.iter().map(PathBuf::from).find(|path| root.exists(path));
-                let code = code.ok_or_else(|| {
-                    Error::usage("no UEFI firmware for guests is installed").hint("apt install ovmf")
-                })?;
+                let code = firmware::ovmf(root)?;
                 let vars = Path::new("/var/lib/gpuferry/vm").join(&self.name).join("vars.fd");
                 Ok(Firmware::Uefi { code, vars })
             }
@@ -254,7 +243,7 @@ impl Run {
                     return Ok(Firmware::File(file));
                 }
                 Err(Error::usage(format!("there is no firmware {}", file.display()))
-                    .hint("--firmware bios|ovmf|PATH"))
+                    .hint("--firmware bios|uefi|PATH"))
             }
         }
     }

@@ -13,6 +13,7 @@
 
 pub mod disk;
 pub mod domain;
+pub mod firmware;
 pub mod qemu;
 pub mod qmp;
 pub mod run;

@@ -4,7 +4,7 @@
 //! It acts on cards only through [`crate::handover::worker`], and on QEMU through QMP and a pidfd.
 
 use super::{
-    Firmware, GuestState, Serial, Spec, disk, qemu,
+    Firmware, GuestState, Serial, Spec, disk, firmware, qemu,
     qmp::{self, Client, QmpError},
 };
 use crate::{
@@ -248,8 +248,7 @@ impl Guest<'_> {
         if self.machine.exists(vars) {
             return Ok(());
         }
-        let name = code.file_name().map(|name| name.to_string_lossy().replace("CODE", "VARS"));
-        let template = code.with_file_name(name.unwrap_or_default());
+        let template = firmware::variables(code);
         let bytes = self.machine.read(&template).map_err(|error| Error::io("read", &template, &error))?;
         record::make_folders(self.machine, vars.parent().unwrap_or(Path::new("/")))?;
         let made = self.machine.create(vars, &bytes, &Ownership::root(0o600));
