@@ -67,6 +67,10 @@ pub struct Control {
     behaviour: AtomicU8,
     resets: AtomicU32,
     dead: AtomicBool,
+    /// Of each function.
+    power: [AtomicU8; 2],
+    wakes: AtomicU32,
+    config_reads: AtomicU32,
 }
 
 impl Control {
@@ -79,6 +83,28 @@ impl Control {
     /// How many resets the GPU function has seen, of whatever kind.
     pub fn resets(&self) -> u32 {
         self.resets.load(Ordering::SeqCst)
+    }
+
+    /// The power state that was last written to a function: 0 is full power (D0), 3 is asleep (D3hot).
+    pub fn power(&self, function: Function) -> u8 {
+        self.power[function as usize].load(Ordering::SeqCst)
+    }
+
+    /// How often a function was woken: from any lower power state to full power.
+    pub fn wakes(&self) -> u32 {
+        self.wakes.load(Ordering::SeqCst)
+    }
+
+    /// How often configuration space was read, of either function.
+    pub fn config_reads(&self) -> u32 {
+        self.config_reads.load(Ordering::SeqCst)
+    }
+
+    fn set_power(&self, function: Function, state: u8) {
+        let before = self.power[function as usize].swap(state, Ordering::SeqCst);
+        if before != 0 && state == 0 {
+            self.wakes.fetch_add(1, Ordering::SeqCst);
+        }
     }
 
     fn is_silent(&self) -> bool {
@@ -209,6 +235,7 @@ impl Backend {
 
     fn was_reset(&mut self) {
         self.config.reset();
+        self.control.set_power(self.function, self.config.power());
         if self.function == Function::Gpu {
             self.control.was_reset();
         }
@@ -218,6 +245,9 @@ impl Backend {
 impl ServerBackend for Backend {
     fn region_read(&mut self, region: u32, offset: u64, data: &mut [u8]) -> io::Result<()> {
         let at = usize::try_from(offset).unwrap_or(usize::MAX);
+        if region == VFIO_PCI_CONFIG_REGION_INDEX {
+            self.control.config_reads.fetch_add(1, Ordering::SeqCst);
+        }
         if self.control.is_silent() {
             data.fill(0xff);
             return Ok(());
@@ -238,6 +268,7 @@ impl ServerBackend for Backend {
     fn region_write(&mut self, region: u32, offset: u64, data: &[u8]) -> io::Result<()> {
         if region == VFIO_PCI_CONFIG_REGION_INDEX && !self.control.is_silent() {
             self.config.write(usize::try_from(offset).unwrap_or(usize::MAX), data);
+            self.control.set_power(self.function, self.config.power());
             if self.config.wants_reset() {
                 self.was_reset();
             }

@@ -122,6 +122,11 @@ impl Config {
         self.put(DEVICE_CONTROL, &[0, 0]);
     }
 
+    /// The power state that is set: 0 to 3.
+    pub(crate) fn power(&self) -> u8 {
+        self.bytes[PMCSR] & 0x03
+    }
+
     /// Whether the guest has just asked for a function level reset.
     pub(crate) fn wants_reset(&self) -> bool {
         self.bytes[DEVICE_CONTROL + 1] & 0x80 != 0
