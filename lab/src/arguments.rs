@@ -28,9 +28,20 @@ pub enum Start {
         initrd: PathBuf,
         /// Kernel command line.
         cmdline: String,
+        /// A disk (qcow2) that is there and not booted from.
+        disk: Option<PathBuf>,
     },
     /// Whatever the firmware finds on this disk (qcow2).
     Disk(PathBuf),
+}
+
+impl Start {
+    fn disk(&self) -> Option<&Path> {
+        match self {
+            Start::Kernel { disk, .. } => disk.as_deref(),
+            Start::Disk(disk) => Some(disk),
+        }
+    }
 }
 
 /// Where things lie for one run.
@@ -189,7 +200,7 @@ impl List {
     /// The disk behind an NVMe controller: the root disk behind the first one where the machine boots so.
     fn nvme_drive(&mut self, port: usize, machine: &Machine, wiring: &Wiring) -> String {
         let first = machine.ports().position(|device| *device == Device::Nvme) == Some(port);
-        if let (true, true, Start::Disk(_)) = (first, machine.nvme_root, &wiring.start) {
+        if first && machine.nvme_root && wiring.start.disk().is_some() {
             return "root,bootindex=1".to_owned();
         }
         self.add("-drive", format!("if=none,id=disk{port},file=null-co://,file.size=64M,format=raw"));
@@ -201,28 +212,20 @@ impl List {
             self.add("-drive", format!("if=pflash,format=raw,readonly=on,file={}", code.display()));
             self.add("-drive", format!("if=pflash,format=raw,file={}", variables.display()));
         }
-        match &wiring.start {
-            Start::Kernel { kernel, initrd, cmdline } => {
-                self.add("-kernel", kernel.display().to_string());
-                self.add("-initrd", initrd.display().to_string());
-                self.add("-append", cmdline.clone());
-                // A panic must end the run, not repeat it.
-                self.0.push("-no-reboot".to_owned());
-            }
-            Start::Disk(disk) => {
-                // What the guest has flushed is in the file when QEMU is killed; what it keeps in its own cache is
-                // lost. A real disk may also lose what was sent and not flushed: there we are kinder.
-                self.add(
-                    "-drive",
-                    format!(
-                        "if=none,id=root,file={},format=qcow2,cache=writeback,discard=unmap",
-                        disk.display()
-                    ),
-                );
-                if !machine.nvme_root {
-                    self.device("virtio-blk-pci,drive=root,bus=pcie.0,addr=0x10,bootindex=1");
-                }
-            }
+        if let Start::Kernel { kernel, initrd, cmdline, .. } = &wiring.start {
+            self.add("-kernel", kernel.display().to_string());
+            self.add("-initrd", initrd.display().to_string());
+            self.add("-append", cmdline.clone());
+            // A panic must end the run, not repeat it.
+            self.0.push("-no-reboot".to_owned());
+        }
+        let Some(disk) = wiring.start.disk() else { return };
+        // What the guest has flushed is in the file when QEMU is killed; what it keeps in its own cache is lost. A
+        // real disk may also lose what was sent and not flushed: there we are kinder.
+        let disk = disk.display();
+        self.add("-drive", format!("if=none,id=root,file={disk},format=qcow2,cache=writeback,discard=unmap"));
+        if !machine.nvme_root {
+            self.device("virtio-blk-pci,drive=root,bus=pcie.0,addr=0x10,bootindex=1");
         }
     }
 }

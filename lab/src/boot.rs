@@ -22,7 +22,7 @@ use std::time::Duration;
 #[derive(Debug, Clone)]
 pub struct Plan {
     pub(crate) machine: Machine,
-    pub(crate) is_full: bool,
+    pub(crate) kind: Kind,
     cmdline: String,
     with_guest: bool,
     extra: Vec<Extra>,
@@ -31,11 +31,22 @@ pub struct Plan {
     image: fn() -> Result<PathBuf>,
 }
 
+/// What is booted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Kernel and initramfs.
+    Small,
+    /// What is on the disk.
+    Full,
+    /// Kernel and initramfs, and the full host's disk is attached.
+    Rescue,
+}
+
 /// A host of the distribution's kernel and an initramfs: up in seconds, remembers nothing.
 pub fn small_host(machine: Machine) -> Plan {
     Plan {
         machine,
-        is_full: false,
+        kind: Kind::Small,
         cmdline: String::new(),
         with_guest: false,
         extra: Vec::new(),
@@ -48,7 +59,7 @@ pub fn small_host(machine: Machine) -> Plan {
 /// A whole Debian with boot loader, systemd and disk: up in half a minute, survives reboots.
 pub fn full_host(machine: Machine) -> Plan {
     let machine = if machine.memory_mib < 2048 { machine.memory_mib(2048) } else { machine };
-    Plan { is_full: true, ..small_host(machine) }
+    Plan { kind: Kind::Full, ..small_host(machine) }
 }
 
 impl Plan {
@@ -125,7 +136,7 @@ impl Plan {
     /// How long a boot may take.
     pub(crate) fn patience(&self, accelerator: Accelerator) -> Duration {
         self.patience.unwrap_or_else(|| {
-            Duration::from_secs(match (accelerator, self.is_full) {
+            Duration::from_secs(match (accelerator, self.kind == Kind::Full) {
                 (Accelerator::Kvm, false) => 60,
                 (Accelerator::Kvm, true) | (Accelerator::Tcg, false) => 150,
                 (Accelerator::Tcg, true) => 400,
@@ -165,7 +176,11 @@ pub(crate) fn switch_on(
         sockets: place.sockets().to_owned(),
         share: place.share(),
         accelerator,
-        start: if plan.is_full { disk(plan, place)? } else { kernel(plan, place)? },
+        start: match plan.kind {
+            Kind::Full => Start::Disk(disk(plan, place)?),
+            Kind::Small => kernel(plan, place, None)?,
+            Kind::Rescue => kernel(plan, place, Some(disk(plan, place)?))?,
+        },
         uefi: (plan.machine.firmware == Firmware::Uefi).then(|| uefi(place)).transpose()?,
     };
     let boot_done = BootDone::default();
@@ -201,7 +216,7 @@ fn serve_cards(
     Ok(functions)
 }
 
-fn kernel(plan: &Plan, place: &Place) -> Result<Start> {
+fn kernel(plan: &Plan, place: &Place, disk: Option<PathBuf>) -> Result<Start> {
     let small = small::small()?;
     let initrd = place.file("initrd");
     small::initramfs(&initrd, &small, binaries()?, plan.with_guest, &plan.extra)?;
@@ -213,11 +228,11 @@ fn kernel(plan: &Plan, place: &Place) -> Result<Start> {
         Firmware::Bios => small.kernel.vmlinux,
         Firmware::Uefi => small.kernel.image,
     };
-    Ok(Start::Kernel { kernel, initrd, cmdline })
+    Ok(Start::Kernel { kernel, initrd, cmdline, disk })
 }
 
 /// The host's own disk: a thin layer over the image that all hosts share.
-fn disk(plan: &Plan, place: &Place) -> Result<Start> {
+fn disk(plan: &Plan, place: &Place) -> Result<PathBuf> {
     let binaries = binaries()?;
     for (name, from) in [("gpuferry", &binaries.gpuferry), ("lab-agent", &binaries.agent)] {
         let to = place.share().join(name);
@@ -234,7 +249,7 @@ fn disk(plan: &Plan, place: &Place) -> Result<Start> {
             .context("cannot run qemu-img")?;
         ensure!(output.status.success(), "qemu-img: {}", String::from_utf8_lossy(&output.stderr));
     }
-    Ok(Start::Disk(disk))
+    Ok(disk)
 }
 
 fn uefi(place: &Place) -> Result<(PathBuf, PathBuf)> {

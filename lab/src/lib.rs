@@ -24,6 +24,7 @@
 //! - [`full_host`]: a Debian disk with GRUB, initramfs-tools and systemd, up in some 30 s. Every host writes to a
 //!   layer of its own over the cached image. It survives [`Host::reboot`], [`Host::power_cut`] and
 //!   [`Host::start_again`], also as another machine ([`Host::reboot_as`]).
+//!   [`Host::start_rescue`] boots another system beside its disk.
 //!   [`Host::reboot_with_words`] changes the kernel command line for one boot, as a user does in GRUB's menu.
 //!
 //! # Machines
@@ -44,6 +45,9 @@
 //! (BIOS, UEFI), a board without isolation, another boot card, more cards: see [`Machine`]. A look-alike card can be
 //! made to misbehave while the host runs: [`Host::card`].
 //!
+//! # What every run can afford
+//! A case that takes minutes begins with [`left_to_soak`]: it is run by `make soak` alone, and says so elsewhere.
+//!
 //! # When a case fails
 //! the folder with the console's log, QEMU's command line and its complaints is printed and kept for three days.
 //! `GPUFERRY_LAB_KEEP=1` keeps it always. `GPUFERRY_LAB_ACCEL=tcg` does not try KVM.
@@ -61,9 +65,11 @@ pub mod foreign;
 mod grub;
 pub mod host;
 pub mod image;
+pub mod initramfs;
 mod job;
 pub mod kernel;
 pub mod kvm;
+mod line;
 pub mod machine;
 mod modules;
 pub mod monitor;
@@ -75,13 +81,15 @@ pub mod qemu;
 pub mod screen;
 mod slot;
 pub mod small;
+mod soak;
 mod terminal;
 pub mod tree;
 
 pub use boot::{Plan, full_host, small_host};
-pub use fakegpu::{Behaviour, Card};
+pub use fakegpu::{Behaviour, Card, Function};
 pub use host::Host;
 pub use job::Job;
 pub use machine::{Device, Firmware, Iommu, Machine};
 pub use output::Output;
 pub use protocol::End;
+pub use soak::left_to_soak;

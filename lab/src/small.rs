@@ -16,11 +16,18 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Raise it when the content of the base archive changes for the same tree.
-const VERSION: &str = "1";
+const VERSION: &str = "2";
 
 /// Programs of the distribution; everything else is busybox.
-const PROGRAMS: [(&str, &str); 3] =
-    [("usr/bin/lspci", "lspci"), ("usr/bin/setpci", "setpci"), ("usr/bin/kmod", "kmod")];
+const PROGRAMS: [(&str, &str); 4] = [
+    ("usr/bin/lspci", "lspci"),
+    ("usr/bin/setpci", "setpci"),
+    ("usr/bin/kmod", "kmod"),
+    ("usr/bin/bash", "bash"),
+];
+
+/// Scripts of the distribution; bash is there for them.
+const SCRIPTS: [&str; 1] = ["usr/sbin/driverctl"];
 
 /// Names that kmod is called by.
 const KMOD_NAMES: [&str; 6] = ["modprobe", "insmod", "rmmod", "lsmod", "modinfo", "depmod"];
@@ -107,6 +114,10 @@ fn write_base(tree: &Path, release: &str, path: &Path) -> Result<()> {
     archive.file("etc/os-release", 0o644, b"ID=lab\nNAME=lab\nPRETTY_NAME=\"the lab's small host\"\n")?;
     archive.copy("usr/share/misc/pci.ids", &tree.join("usr/share/misc/pci.ids"))?;
     programs(&mut archive, tree, &PROGRAMS.map(|(path, _)| path))?;
+    for script in SCRIPTS {
+        // /usr/sbin is a link to /usr/bin here.
+        archive.copy(script.replace("sbin", "bin"), &tree.join(script))?;
+    }
     for name in KMOD_NAMES {
         archive.link(format!("usr/bin/{name}"), "kmod")?;
     }
