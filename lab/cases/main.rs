@@ -2,6 +2,8 @@
 //!
 //! How to write one: see the documentation of the crate `lab`.
 
+mod agree;
+mod broken_card;
 mod desktop;
 mod early_binding;
 mod full;

@@ -2,12 +2,29 @@
 
 #![allow(clippy::expect_used, reason = "a case that cannot go on should say where")]
 
+use crate::agree::agrees;
 use lab::{Host, Iommu, Machine, small_host};
 use serde_json::{Value, json};
 use std::time::Duration;
 
+/// What is seen of this machine, after a comparison with what others see of it.
+#[track_caller]
 fn seen(host: &Host) -> Value {
+    let seen = seen_alone(host);
+    agrees(host, &seen);
+    seen
+}
+
+#[track_caller]
+fn seen_alone(host: &Host) -> Value {
     host.run("gpuferry inspect --json").ok().json()
+}
+
+/// The function at an address.
+fn function<'v>(seen: &'v Value, address: &str) -> &'v Value {
+    let functions = seen["functions"].as_array().expect("a list of functions");
+    let found = functions.iter().find(|function| function["address"] == address);
+    found.unwrap_or_else(|| panic!("no function at {address}"))
 }
 
 /// The card at an address.
@@ -41,9 +58,7 @@ fn twin_cards_are_ready_each_with_its_audio() {
         assert_eq!((&card["identical_to"], &card["companions"]), (&json!([twin]), &json!([])));
         assert_eq!((&card["isolation"], &card["verdict"]), (&json!("isolated"), &json!("ready")), "{card}");
     }
-    let functions = seen["functions"].as_array().expect("functions");
-    let second =
-        functions.iter().find(|function| function["address"] == "0000:02:00.0").expect("the second card");
+    let second = function(&seen, "0000:02:00.0");
     assert_eq!(second["path"], "0000:00:03.1/00.0");
     assert_eq!(second["subsystem_device"], "4002");
     host.run("gpuferry").ok().prints("gpuferry detach 0000:02:00.0");
@@ -128,8 +143,7 @@ fn a_driver_that_does_not_let_go_does_not_hang_a_look() {
     stuck.wait_for("begun", Duration::from_secs(20));
     let look = host.run_within("sleep 1; gpuferry inspect --json", Duration::from_secs(60)).ok().json();
     assert!(stuck.is_running(), "the unbind was to hang");
-    let functions = look["functions"].as_array().expect("functions");
-    let sound = functions.iter().find(|function| function["address"] == "0000:02:00.1").expect("it is seen");
+    let sound = function(&look, "0000:02:00.1");
     assert_eq!((&sound["driver"], &sound["device"]), (&Value::Null, &json!("2668")), "{sound}");
     holder.kill(9);
     assert!(stuck.wait(Duration::from_secs(30)).is_some(), "the unbind ends when the holder closes");
