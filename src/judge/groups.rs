@@ -66,7 +66,7 @@ fn why(host: &Host, gpu: &Gpu) -> Vec<Cause> {
     let causes = groups.into_iter().flat_map(|group| shared::causes(host, group));
     let is_own = |cause: &Cause| match cause {
         Cause::Slot { functions, .. } => functions.iter().all(|function| gpu.functions.contains(function)),
-        Cause::Port { .. } => false,
+        Cause::Port { .. } | Cause::Bridges { .. } => false,
     };
     causes.filter(|cause| !is_own(cause)).collect()
 }
@@ -119,7 +119,11 @@ fn advice(host: &Host, gpu: &Gpu, companions: &[&Function], causes: &[Cause]) ->
 
 /// Some firmware switches the capability itself on and off.
 fn may_have_a_setting(cause: &Cause) -> bool {
-    matches!(cause, Cause::Port { how, .. } if *how != Apart::Conventional)
+    match cause {
+        Cause::Port { how, .. } => *how != Apart::Conventional,
+        Cause::Bridges { .. } => true,
+        Cause::Slot { .. } => false,
+    }
 }
 
 /// What the override patch would do here, and what it gives up.

@@ -23,6 +23,12 @@ pub enum Cause {
         /// Other ports of the group that do not either, below it.
         also: Vec<Address>,
     },
+    /// Bridges are among the functions, and what is behind which was not told: a bridge is in a group with others where
+    /// it does not keep them apart.
+    Bridges {
+        /// The bridges.
+        bridges: Vec<Address>,
+    },
     /// Functions of one slot are not kept apart.
     Slot {
         /// The functions.
@@ -109,6 +115,12 @@ pub fn causes(host: &Host, group: u32) -> Vec<Cause> {
             also: also.map(|member| member.address).collect(),
         });
     }
+    let bridges = members.iter().filter(|member| member.is_pci_bridge()).map(|member| member.address);
+    let bridges: Vec<Address> = bridges.collect();
+    let placeless = |member: &&&Function| member.parent.is_none() && member.path.is_none();
+    if causes.is_empty() && !bridges.is_empty() && members.iter().filter(placeless).count() > 1 {
+        causes.push(Cause::Bridges { bridges });
+    }
     let slots: BTreeSet<Address> = members.iter().map(|member| member.address.with_function(0)).collect();
     for slot in slots {
         let functions: Vec<&&Function> =
@@ -170,6 +182,14 @@ impl Cause {
                     _ => format!("{port}, {name}, shares the group with the {devices} behind it{also}"),
                 }
             }
+            Self::Bridges { bridges } => format!(
+                "{} in the group: what is behind them is not kept apart; which devices these are, and whether access \
+                 control (ACS) is missing or off, was not told",
+                match bridges.len() {
+                    1 => format!("the bridge {} is", list(bridges)),
+                    _ => format!("the bridges {} are", list(bridges)),
+                }
+            ),
             Self::Slot { functions, how } => {
                 let why = match how {
                     Apart::Missing => " that has no access control (ACS) between them",
@@ -187,12 +207,13 @@ impl Cause {
         match self {
             Self::Port { port, .. } => Some(*port),
             Self::Slot { functions, .. } => functions.first().copied(),
+            Self::Bridges { bridges } => bridges.first().copied(),
         }
     }
 
     /// Whether config space would tell more.
     fn is_unknown(&self) -> bool {
-        matches!(self, Self::Port { how: Apart::Unknown, .. })
+        matches!(self, Self::Port { how: Apart::Unknown, .. } | Self::Bridges { .. })
     }
 }
 
@@ -393,6 +414,22 @@ mod tests {
         assert!(causes[0].sentence(&host).ends_with("was not told"), "{}", causes[0].sentence(&host));
         assert!(would_tell(&host, &causes).unwrap().contains("sudo"));
         assert_eq!(overriding(&host, &host.gpus[0], &others(&host)), Override::Unknown);
+    }
+
+    #[test]
+    fn a_listing_without_places_names_the_bridges() {
+        let mut host = client(Acs::Missing);
+        host.source = Source::Text;
+        for function in &mut host.functions {
+            (function.parent, function.config) = (None, None);
+        }
+        let causes = causes(&host, 1);
+        assert!(
+            causes[0]
+                .sentence(&host)
+                .starts_with("the bridges 0000:00:01.0 and 0000:00:01.1 are in the group")
+        );
+        assert_eq!(would_tell(&host, &causes), Some("the output of sudo lspci -vvv has it"));
     }
 
     #[test]

@@ -241,16 +241,21 @@ impl Facts {
         host.drivers_told |=
             self.functions.values().any(|fact| fact.function.driver.is_some() && !fact.driver_from_log);
         host.functions = self.functions.into_values().map(|fact| fact.function).collect();
-        let mut groups: BTreeMap<u32, BTreeSet<Address>> =
-            host.groups.drain(..).map(|group| (group.id, group.functions.into_iter().collect())).collect();
+        let mut groups: BTreeMap<u32, Group> = host.groups.drain(..).map(|group| (group.id, group)).collect();
         for function in &host.functions {
-            if let Some(group) = function.iommu_group {
-                groups.entry(group).or_default().insert(function.address);
+            if let Some(id) = function.iommu_group {
+                groups
+                    .entry(id)
+                    .or_insert_with(|| Group::new(id, Vec::new()))
+                    .functions
+                    .push(function.address);
             }
         }
-        let group =
-            |(id, functions): (u32, BTreeSet<Address>)| Group::new(id, functions.into_iter().collect());
-        host.groups = groups.into_iter().map(group).collect();
+        host.groups = groups.into_values().collect();
+        for group in &mut host.groups {
+            group.functions.sort_unstable();
+            group.functions.dedup();
+        }
         self.system.give(host);
         notes.append(&mut self.contradictions);
         if self.left_out > 0 {

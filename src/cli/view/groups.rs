@@ -123,7 +123,7 @@ fn reasons(host: &Host, group: u32) -> Vec<String> {
         Cause::Slot { functions, .. } => {
             host.gpus.iter().any(|gpu| functions.iter().all(|function| gpu.functions.contains(function)))
         }
-        Cause::Port { .. } => false,
+        Cause::Port { .. } | Cause::Bridges { .. } => false,
     };
     let causes = shared::causes(host, group).into_iter().filter(|cause| !is_a_card(cause));
     let mut reasons: Vec<String> = causes.map(|cause| cause.sentence(host)).collect();
