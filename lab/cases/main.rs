@@ -8,5 +8,6 @@ mod desktop;
 mod early_binding;
 mod full;
 mod handover;
+mod libvirt;
 mod observe;
 mod smoke;

@@ -94,6 +94,12 @@ impl Plan {
         Self { image: image::disk_desktop, ..self }
     }
 
+    /// The full host has libvirt's daemon.
+    #[must_use]
+    pub fn with_libvirt(self) -> Self {
+        Self { image: image::disk_libvirt, ..self }
+    }
+
     /// The small host finds this file, readable by all.
     #[must_use]
     pub fn file(self, path: &str, content: impl Into<Vec<u8>>) -> Self {

@@ -44,6 +44,7 @@ const MACHINE_ID: &str = "6b1ab9a07d0c4c1e9f531f0e5a3c9d02\n";
 
 const AGENT_UNIT: &str = include_str!("image/lab-agent.service");
 const SETTLE: &str = include_str!("image/settle.sh");
+const LIBVIRT: &str = include_str!("image/libvirt.sh");
 const COMPETITION: &str = include_str!("image/competition.sh");
 const EARLY_CFG: &str = include_str!("image/early.cfg");
 const FIRST_GRUB_CFG: &str = include_str!("image/first-grub.cfg");
@@ -91,23 +92,28 @@ const GRUB_EFI: &[&str] =
 /// The base image: Debian as installed, booted once. Raw, sparse. Built when missing, as root, in one to three
 /// minutes.
 pub fn disk() -> Result<PathBuf> {
-    disk_of("disk", &tree::host()?)
+    disk_of("disk", &tree::host()?, "")
 }
 
 /// [`disk`] with a second kernel installed; it boots the same one.
 pub fn disk_two_kernels() -> Result<PathBuf> {
-    disk_of("disk-two-kernels", &tree::host_two_kernels()?)
+    disk_of("disk-two-kernels", &tree::host_two_kernels()?, "")
 }
 
 /// [`disk`] with a display manager, an X server and libvirt.
 pub fn disk_desktop() -> Result<PathBuf> {
-    disk_of("disk-desktop", &tree::host_desktop()?)
+    disk_of("disk-desktop", &tree::host_desktop()?, "")
 }
 
-fn disk_of(name: &'static str, host: &Path) -> Result<PathBuf> {
+/// [`disk`] with libvirt's daemon; its guests are root's, since nothing here is anybody else's.
+pub fn disk_libvirt() -> Result<PathBuf> {
+    disk_of("disk-libvirt", &tree::host_libvirt()?, LIBVIRT)
+}
+
+fn disk_of(name: &'static str, host: &Path, variant: &str) -> Result<PathBuf> {
     let key = format!(
         "{VERSION}\n{}\n{AGENT_UNIT}{SETTLE}{EARLY_CFG}{FIRST_GRUB_CFG}\
-         {GRUB_DEFAULT:?}{MASKED:?}{GRUB_BIOS:?}{GRUB_EFI:?}{ROOT:?}{ESP:?}{ROOT_UUID}",
+         {GRUB_DEFAULT:?}{MASKED:?}{GRUB_BIOS:?}{GRUB_EFI:?}{ROOT:?}{ESP:?}{ROOT_UUID}{variant}",
         host.display()
     );
     let entry = cache::entry(name, key, |part| {
@@ -120,7 +126,7 @@ fn disk_of(name: &'static str, host: &Path) -> Result<PathBuf> {
         let tools = tree::tools()?;
         let image = part.join("disk.raw");
         raw(&tools, host, part, &image)?;
-        settle(&tools, part, &image, "")?;
+        settle(&tools, part, &image, variant)?;
         done.say()
     })?;
     Ok(entry.join("disk.raw"))

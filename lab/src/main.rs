@@ -23,6 +23,7 @@ lab boot small|full [option…] boot a host and run the commands typed (or piped
     --iommu intel|amd|none    --uefi    --bad-board (cards share a group)    --boot-card N (from 0)
     --cmdline WORDS           kernel parameters (small)
     --guest                   with QEMU and a guest kernel in it (small)
+    --libvirt                 with libvirt's daemon (full)
     --nvme-root               the disk is an NVMe disk (full)
     --empty-first             an empty port in front: every bus number is one higher
 ";
@@ -68,7 +69,8 @@ fn step(name: &str, make: impl FnOnce() -> Result<String>) -> Result<()> {
 }
 
 fn plan(kind: &str, options: &[&str]) -> Result<Plan> {
-    let (mut machine, mut cmdline, mut with_guest) = (Machine::default(), String::new(), false);
+    let (mut machine, mut cmdline) = (Machine::default(), String::new());
+    let (mut with_guest, mut with_libvirt) = (false, false);
     let mut options = options.iter().copied();
     // The machine first: the other options change it.
     let mut later = Vec::new();
@@ -102,6 +104,10 @@ fn plan(kind: &str, options: &[&str]) -> Result<Plan> {
                 with_guest = true;
                 machine
             }
+            "--libvirt" => {
+                with_libvirt = true;
+                machine
+            }
             other => bail!("unknown option {other}; usage:\n{USAGE}"),
         };
     }
@@ -111,6 +117,7 @@ fn plan(kind: &str, options: &[&str]) -> Result<Plan> {
         other => bail!("a host is small or full, not {other}"),
     };
     let plan = if cmdline.is_empty() { plan } else { plan.cmdline(&cmdline) };
+    let plan = if with_libvirt { plan.with_libvirt() } else { plan };
     Ok(if with_guest { plan.with_guest() } else { plan })
 }
 

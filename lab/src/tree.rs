@@ -209,6 +209,11 @@ pub fn guest() -> Result<PathBuf> {
     Ok(root.join("root"))
 }
 
+/// [`host`] with libvirt's daemon and `virsh`.
+pub fn host_libvirt() -> Result<PathBuf> {
+    host_tree("host-libvirt", &["libvirt-daemon-system", "libvirt-daemon-driver-qemu", "libvirt-clients"])
+}
+
 /// [`host`] with a second kernel: Debian's for clouds, without 9p, sound and most of DRM.
 pub fn host_two_kernels() -> Result<PathBuf> {
     host_tree("host-two-kernels", &["linux-image-cloud-amd64"])
