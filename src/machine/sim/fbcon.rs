@@ -70,9 +70,8 @@ impl Consoles {
     /// A write to `vtconN/bind`; false where there is none.
     pub(crate) fn bind(&mut self, console: u32, bind: bool) -> bool {
         match (console, bind) {
-            (0, true) => self.bound = false,
-            // The dummy is always there to fall back on: it cannot be taken off (`do_unbind_con_driver`).
-            (0, false) => {}
+            // Only what is modular is put on and taken off (vt.c, `vt_bind`, `vt_unbind`).
+            (0, _) => {}
             (1, _) if self.framebuffers.is_empty() => return false,
             (1, bind) => {
                 self.bound = bind;

@@ -116,7 +116,7 @@ pub(crate) struct Function {
     pub(crate) card: Option<u32>,
     pub(crate) sound: Option<u32>,
     pub(crate) on_bus: bool,
-    /// A write to `reset` does something.
+    /// It has the attribute `reset`.
     pub(crate) resets: bool,
 }
 
@@ -499,6 +499,7 @@ impl Kernel {
                     "unbind" => self.unbind(task, driver, now),
                     "bind" => self.bind(&task.value, driver),
                     "new_id" => self.new_id(&task.value, driver),
+                    "remove_id" => Some(self.remove_id(&task.value, driver)),
                     _ => Some(Err(errno(2))),
                 }
             }
@@ -607,6 +608,14 @@ impl Kernel {
         Some(Ok(()))
     }
 
+    /// `remove_id_store`: only what was given can be taken back.
+    fn remove_id(&mut self, value: &str, driver: usize) -> io::Result<()> {
+        let mut words = value.split_whitespace().map_while(|word| u16::from_str_radix(word, 16).ok());
+        let (Some(vendor), Some(device)) = (words.next(), words.next()) else { return Err(errno(22)) };
+        let known = KINDS[driver].makes == Makes::Vfio && self.vfio_ids.remove(&(vendor, device));
+        if known { Ok(()) } else { Err(errno(19)) }
+    }
+
     /// `driver_set_override`: up to the first newline; nothing clears it. The device lock is taken.
     fn set_override(&mut self, index: usize, value: &str) -> Option<io::Result<()>> {
         if self.is_locked(index) {
@@ -617,16 +626,17 @@ impl Kernel {
         Some(Ok(()))
     }
 
-    /// `reset_store`: 1, under the device lock, by whatever method there is; on a bus that others share there is none.
+    /// `reset_store`: 1, under the device lock. Where there is no method, as on a bus that others share, there is no
+    /// such file.
     fn reset(&mut self, index: usize, value: &str) -> Option<io::Result<()>> {
+        if !self.functions[index].resets {
+            return Some(Err(errno(2)));
+        }
         if value.trim() != "1" {
             return Some(Err(errno(22)));
         }
         if self.is_locked(index) {
             return None;
-        }
-        if !self.functions[index].resets {
-            return Some(Err(errno(25)));
         }
         self.cure(index, Cure::Reset);
         Some(Ok(()))
@@ -713,6 +723,16 @@ impl Kernel {
     pub(crate) fn end(&mut self, pid: u32) {
         self.view.forget();
         self.processes.remove(&pid);
+    }
+
+    /// Writes that waited for somebody who has let go meanwhile come to their end.
+    pub(crate) fn complete(&mut self) {
+        for index in 0..self.functions.len() {
+            let releasing = self.functions[index].releasing;
+            if releasing.is_some_and(|driver| !self.is_used(index, driver)) {
+                self.let_go(index);
+            }
+        }
     }
 
     /// A device behaves from here on; a frame buffer that was missing is there.

@@ -9,6 +9,7 @@
 mod disk;
 mod fbcon;
 pub(crate) mod kernel;
+mod sequences;
 mod sysfs;
 mod tools;
 mod tree;

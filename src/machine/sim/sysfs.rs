@@ -133,7 +133,9 @@ impl Kernel {
         tree.link(&format!("{PCI}/devices/{}", function.address), format!("../../../{place}"));
         let only = function.driver_override.as_deref().unwrap_or("(null)");
         tree.file(&format!("{folder}/driver_override"), format!("{only}\n"));
-        tree.file(&format!("{folder}/reset"), "");
+        if function.resets {
+            tree.file(&format!("{folder}/reset"), "");
+        }
         if let Some(kind) = function.kind().filter(|_| function.releasing.is_none()) {
             let up = "../".repeat(function.place.len() + 2);
             tree.link(&format!("{folder}/driver"), format!("{up}bus/pci/drivers/{}", kind.driver));
