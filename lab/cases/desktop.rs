@@ -49,6 +49,7 @@ fn traces(host: &Host) -> String {
 #[test]
 fn a_display_manager_gives_its_card_up_and_comes_back() {
     let host = full_host(Machine::single_bochs()).with_desktop().boot();
+    host.run_within("systemctl start display-manager", PATIENCE).ok();
     wait_for_server(&host);
     shows(&host, [0x20, 0x40, 0x60]);
     let before = traces(&host);
