@@ -10,4 +10,5 @@ mod full;
 mod handover;
 mod libvirt;
 mod observe;
+mod sequences;
 mod smoke;
