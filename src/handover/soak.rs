@@ -393,8 +393,7 @@ impl Run {
                 ["sys", "bus", "pci", "devices", address, "driver_override" | "reset" | "remove"] => {
                     own.iter().any(|a| a == address)
                 }
-                ["sys", "bus", "pci", "rescan"] => true,
-                ["sys", "class", "vtconsole", _, "bind"] => true,
+                ["sys", "bus", "pci", "rescan"] | ["sys", "class", "vtconsole", _, "bind"] => true,
                 _ => false,
             };
             self.check(good, &format!("{write:?} touches what is not the card's"));
