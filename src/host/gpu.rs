@@ -4,7 +4,7 @@
 //! of a card's IOMMU groups, and so would have to go along. PCI bridges (header type 1) are no companions: VFIO
 //! leaves them with the host (drivers/vfio/vfio_main.c, `vfio_dev_driver_allowed`).
 
-use super::{Function, Gpu, GpuKind, Host, Isolation, Verdict};
+use super::{Function, Gpu, GpuKind, Host, Isolation, Source, Verdict};
 use crate::pci::Address;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -111,10 +111,13 @@ fn functions(host: &Host, display: &Function, kind: GpuKind) -> Vec<Address> {
         return slot.map(|other| other.address).collect();
     }
     // The processor's other functions share the slot number; only the audio that the kernel linked is the card's
-    // (drivers/pci/quirks.c, quirk_gpu_hda: a device link from the audio to the display function).
+    // (drivers/pci/quirks.c, quirk_gpu_hda: a device link from the audio to the display function). Text has no links:
+    // there it is the audio with the graphics' maker, for the sound of the board has the processor's.
+    let unlinked = host.source == Source::Text && display.vendor == Some(ATI);
     let audio = |other: &&Function| {
-        other.class.subclass() == 0x0403
-            && (other.linked.contains(&display.address) || display.linked.contains(&other.address))
+        let linked = other.linked.contains(&display.address) || display.linked.contains(&other.address);
+        let beside = unlinked && in_slot(other) && other.vendor == Some(ATI);
+        other.class.subclass() == 0x0403 && (linked || beside)
     };
     let mut own: BTreeSet<Address> = host.functions.iter().filter(audio).map(|other| other.address).collect();
     own.insert(display.address);
@@ -136,12 +139,12 @@ fn companions(host: &Host, groups: &Groups, functions: &[Address]) -> Vec<Addres
 const HYPERVISORS: [u16; 6] = [0x1234, 0x1b36, 0x1af4, 0x15ad, 0x80ee, 0x1414];
 
 fn kind(host: &Host, display: &Function) -> GpuKind {
-    let (Some(vendor), Some(device)) = (display.vendor, display.device) else { return GpuKind::Unknown };
+    let Some(vendor) = display.vendor else { return GpuKind::Unknown };
     // QEMU's own devices carry Red Hat's subsystem vendor, whatever they imitate (docs/specs/pci-ids.rst).
     if HYPERVISORS.contains(&vendor) || display.subsystem_vendor == Some(0x1af4) {
         return GpuKind::Virtual;
     }
-    if is_management(vendor, device) {
+    if is_management(vendor, display) {
         return GpuKind::Management;
     }
     let inside = is_on_root_bus(display);
@@ -150,7 +153,7 @@ fn kind(host: &Host, display: &Function) -> GpuKind {
         INTEL if inside && display.address.device == 2 => GpuKind::Integrated,
         ATI if inside && has_host_bridge_of(host, &[ATI, AMD_CPU]) => GpuKind::Integrated,
         // An APU's slot also has the processor's own functions (security processor, USB) with AMD's other id.
-        ATI if shares_slot_with(host, display, AMD_CPU) => GpuKind::Integrated,
+        ATI if shares_slot_with(host, display, AMD_CPU) || is_amd_processors(display) => GpuKind::Integrated,
         NVIDIA if inside && has_host_bridge_of(host, &[NVIDIA]) => GpuKind::Integrated,
         INTEL | ATI | NVIDIA => GpuKind::Discrete,
         _ if !inside => GpuKind::Discrete,
@@ -160,16 +163,35 @@ fn kind(host: &Host, display: &Function) -> GpuKind {
 
 /// Displays of management controllers (pci.ids): ASPEED, Matrox G200e family, XGI Z7 and Z9, HiSilicon, ATI ES1000,
 /// Silicon Motion SM750, and the Radeon 7000 on remote management cards.
-fn is_management(vendor: u16, device: u16) -> bool {
-    match vendor {
-        0x1a03 => true,
-        0x102b => matches!(device, 0x0520..=0x053f),
-        0x18ca => matches!(device, 0x0020 | 0x0021),
-        0x19e5 => device == 0x1711,
-        ATI => device == 0x515e,
-        0x126f => device == 0x0750,
+fn is_management(vendor: u16, display: &Function) -> bool {
+    let matrox = |name: &str| name.contains("G200e") || name.contains("Integrated Matrox");
+    match (vendor, display.device) {
+        (0x1a03, _) => true,
+        (0x102b, Some(device)) => matches!(device, 0x0520..=0x053f),
+        // A listing without ids has the name alone.
+        (0x102b, None) => display.name.as_deref().is_some_and(matrox),
+        (0x18ca, Some(device)) => matches!(device, 0x0020 | 0x0021),
+        (0x19e5, Some(device)) => device == 0x1711,
+        (ATI, Some(device)) => device == 0x515e,
+        (ATI, None) => display.name.as_deref().is_some_and(|name| name.contains("ES1000")),
+        (0x126f, Some(device)) => device == 0x0750,
         _ => false,
     }
+}
+
+/// Ids of AMD's graphics inside processors, and before them inside chipsets (pci.ids, vendor 1002: Wrestler to
+/// Carrizo, RS780 to RS880, and everything below 2000 since Kaveri); no card of its own has had one. They tell where
+/// a listing has the display function alone.
+fn is_amd_processors(display: &Function) -> bool {
+    let inside = |device: u16| matches!(device, 0x1000..=0x1fff | 0x9600..=0x97ff | 0x9800..=0x99ff);
+    if let Some(device) = display.device {
+        return inside(device);
+    }
+    let Some(name) = display.name.as_deref() else { return false };
+    let vendor = <pci_ids::Vendor as pci_ids::FromId<u16>>::from_id(ATI);
+    let same = |known: &&pci_ids::Device| !known.name().is_empty() && name.ends_with(known.name());
+    let mut known = vendor.into_iter().flat_map(pci_ids::Vendor::devices).filter(same).peekable();
+    known.peek().is_some() && known.all(|known| inside(known.id()))
 }
 
 fn has_host_bridge_of(host: &Host, vendors: &[u16]) -> bool {
