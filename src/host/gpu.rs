@@ -164,7 +164,7 @@ fn kind(host: &Host, display: &Function) -> GpuKind {
 /// Displays of management controllers (pci.ids): ASPEED, Matrox G200e family, XGI Z7 and Z9, HiSilicon, ATI ES1000,
 /// Silicon Motion SM750, and the Radeon 7000 on remote management cards.
 fn is_management(vendor: u16, display: &Function) -> bool {
-    let matrox = |name: &str| name.contains("G200e") || name.contains("Integrated Matrox");
+    let matrox = |name: &str| name.to_uppercase().contains("G200E") || name.contains("Integrated Matrox");
     match (vendor, display.device) {
         (0x1a03, _) => true,
         (0x102b, Some(device)) => matches!(device, 0x0520..=0x053f),

@@ -1,6 +1,6 @@
 //! Machines in small: every folder here is a case, a saved tree in a compact form and what must come out of it.
 //!
-//! A case holds `tree.txt` (see [`tree`]), `expect.json` (parts of `inspect --json`) and what the text verbs print.
+//! A case holds `tree.txt` (see [`tree`]) or `paste.txt` (what somebody pasted), `expect.json` (parts of `inspect --json`) and what the text verbs print.
 //! With `GPUFERRY_BLESS=1` the texts are written anew instead of compared; `expect.json` never is.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test that cannot go on should say where")]
@@ -39,6 +39,30 @@ fn cases() -> Vec<PathBuf> {
     cases
 }
 
+/// The machine of a case: a tree that is made for it, or its text.
+enum Machine {
+    Tree(tempfile::TempDir),
+    Text(PathBuf),
+}
+
+impl Machine {
+    fn of(case: &Path) -> Self {
+        // As seen from the project's folder, where tests run: what is printed has the name in it.
+        let text = case.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap().join("paste.txt");
+        if text.exists() {
+            return Self::Text(text);
+        }
+        Self::Tree(tree::plant(&fs::read_to_string(case.join("tree.txt")).unwrap()))
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Tree(folder) => folder.path(),
+            Self::Text(file) => file,
+        }
+    }
+}
+
 fn gpuferry(root: &Path, words: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gpuferry"));
     command.arg("--host").arg(root).args(words).output().unwrap()
@@ -47,7 +71,7 @@ fn gpuferry(root: &Path, words: &[&str]) -> Output {
 #[test]
 fn every_machine_is_seen_as_it_is() {
     for case in cases() {
-        let root = tree::plant(&fs::read_to_string(case.join("tree.txt")).unwrap());
+        let root = Machine::of(&case);
         let output = gpuferry(root.path(), &["inspect", "--json"]);
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success() && errors.is_empty(), "{}: {errors}", case.display());
@@ -55,7 +79,8 @@ fn every_machine_is_seen_as_it_is() {
         let expected = fs::read_to_string(case.join("expect.json")).unwrap();
         let expected: Value = serde_json::from_str(&expected).unwrap();
         holds(&expected, &seen, &case.display().to_string());
-        assert_eq!(seen["source"], "capture");
+        let text = matches!(root, Machine::Text(_));
+        assert_eq!(seen["source"], if text { "text" } else { "capture" });
         let host: gpuferry::host::Host = serde_json::from_value(seen.clone()).unwrap();
         assert_eq!(serde_json::to_value(&host).unwrap(), seen, "the JSON reads back as it was");
     }
@@ -84,17 +109,21 @@ fn holds(expected: &Value, seen: &Value, at: &str) {
 fn every_text_is_as_it_was_read() {
     let bless = std::env::var_os("GPUFERRY_BLESS").is_some();
     for case in cases() {
-        let root = tree::plant(&fs::read_to_string(case.join("tree.txt")).unwrap());
+        let root = Machine::of(&case);
         for (name, words) in TEXTS {
             let file = case.join(name);
-            if !file.exists() && !(bless && (name == "screen.txt" || name == "doctor.txt")) {
+            let text = matches!(root, Machine::Text(_));
+            let wanted = name == "screen.txt" || (name == "doctor.txt" && !text);
+            if !file.exists() && !(bless && wanted) {
                 continue;
             }
             let output = gpuferry(root.path(), words);
             let printed = String::from_utf8(output.stdout).unwrap();
             let status = output.status.code().unwrap();
-            let shown =
-                printed.replace(&*root.path().to_string_lossy(), "DIR") + &format!("(status {status})\n");
+            let shown = match &root {
+                Machine::Tree(folder) => printed.replace(&*folder.path().to_string_lossy(), "DIR"),
+                Machine::Text(_) => printed,
+            } + &format!("(status {status})\n");
             // A command stays in one piece, to be copied; it then stands alone.
             let mut text = shown.lines().filter(|line| !line.trim_start().starts_with("gpuferry "));
             // What is read aloud has no columns; the terminal breaks its lines.
@@ -115,7 +144,7 @@ fn every_text_is_as_it_was_read() {
 #[test]
 fn doctor_speaks_json_with_the_same_status() {
     for case in cases() {
-        let root = tree::plant(&fs::read_to_string(case.join("tree.txt")).unwrap());
+        let root = Machine::of(&case);
         let output = gpuferry(root.path(), &["doctor", "--json"]);
         let found: Value = serde_json::from_slice(&output.stdout).unwrap();
         let findings = found["findings"].as_array().unwrap();

@@ -7,6 +7,7 @@
 
 mod corpus;
 mod forms;
+mod hostile;
 mod mutations;
 
 use gpuferry::{
