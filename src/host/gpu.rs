@@ -116,7 +116,7 @@ fn functions(host: &Host, display: &Function, kind: GpuKind) -> Vec<Address> {
     let unlinked = host.source == Source::Text && display.vendor == Some(ATI);
     let audio = |other: &&Function| {
         let linked = other.linked.contains(&display.address) || display.linked.contains(&other.address);
-        let beside = unlinked && in_slot(other) && other.vendor == Some(ATI);
+        let beside = unlinked && other.address.same_slot(display.address) && other.vendor == Some(ATI);
         other.class.subclass() == 0x0403 && (linked || beside)
     };
     let mut own: BTreeSet<Address> = host.functions.iter().filter(audio).map(|other| other.address).collect();
