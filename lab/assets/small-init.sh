@@ -15,10 +15,11 @@ mount -t debugfs debug /sys/kernel/debug 2>/dev/null
 echo /sbin/modprobe > /proc/sys/kernel/modprobe
 hostname lab
 ip link set lo up
-# What udev does at boot: load the driver of every device, in one modprobe.
+# What udev does at boot: load the driver of every device, in one modprobe. By its path: busybox's own, which its
+# shell prefers, knows no soft dependencies.
 case " $(cat /proc/cmdline) " in
 *" lab.coldplug=0 "*) ;;
-*) find /sys/devices -name modalias | xargs cat | sort -u | xargs modprobe -qab ;;
+*) find /sys/devices -name modalias | xargs cat | sort -u | xargs /sbin/modprobe -qab ;;
 esac
 # The agent is started again should a case kill it; the shell also buries orphaned processes.
 while :; do /usr/bin/lab-agent /dev/ttyS1; sleep 1; done

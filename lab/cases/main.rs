@@ -9,6 +9,7 @@ mod early_binding;
 mod full;
 mod handover;
 mod libvirt;
+mod nvidia;
 mod observe;
 mod sequences;
 mod smoke;

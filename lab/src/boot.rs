@@ -25,6 +25,7 @@ pub struct Plan {
     pub(crate) kind: Kind,
     cmdline: String,
     with_guest: bool,
+    with_nvidia: bool,
     extra: Vec<Extra>,
     accelerator: Option<Accelerator>,
     patience: Option<Duration>,
@@ -49,6 +50,7 @@ pub fn small_host(machine: Machine) -> Plan {
         kind: Kind::Small,
         cmdline: String::new(),
         with_guest: false,
+        with_nvidia: false,
         extra: Vec::new(),
         accelerator: None,
         patience: None,
@@ -74,6 +76,12 @@ impl Plan {
     #[must_use]
     pub fn with_guest(self) -> Self {
         Self { with_guest: true, ..self }
+    }
+
+    /// The small host has a driver for the look-alike card, see [`crate::nvidia`].
+    #[must_use]
+    pub fn with_nvidia(self) -> Self {
+        Self { with_nvidia: true, ..self }
     }
 
     /// The full host has nouveau, `snd_hda_intel` and bochs in its initramfs: drivers that compete for the cards.
@@ -223,7 +231,7 @@ fn serve_cards(
 }
 
 fn kernel(plan: &Plan, place: &Place, disk: Option<PathBuf>) -> Result<Start> {
-    let small = small::small()?;
+    let small = if plan.with_nvidia { small::small_with_nvidia()? } else { small::small()? };
     let initrd = place.file("initrd");
     small::initramfs(&initrd, &small, binaries()?, plan.with_guest, &plan.extra)?;
     // no_timer_check: on a busy build machine the emulated timer can come too late for the check at boot, and the

@@ -20,7 +20,8 @@
 //! - [`small_host`]: the distribution's kernel and modules with an initramfs of busybox, `lspci`, `setpci`, `kmod`
 //!   and gpuferry (`/usr/bin/gpuferry`, built from this clone, or the one that `GPUFERRY_BIN` names). Up in some 6 s
 //!   without KVM. It forgets everything when it reboots. Kernel parameters: [`Plan::cmdline`]. With
-//!   [`Plan::with_guest`] there are QEMU and a guest kernel in it ([`nested`]).
+//!   [`Plan::with_guest`] there are QEMU and a guest kernel in it ([`nested`]), with [`Plan::with_nvidia`] a driver
+//!   for the look-alike card ([`nvidia`]).
 //! - [`full_host`]: a Debian disk with GRUB, initramfs-tools and systemd, up in some 30 s. Every host writes to a
 //!   layer of its own over the cached image. It survives [`Host::reboot`], [`Host::power_cut`] and
 //!   [`Host::start_again`], also as another machine ([`Host::reboot_as`]).
@@ -74,6 +75,7 @@ pub mod machine;
 mod modules;
 pub mod monitor;
 pub mod nested;
+pub mod nvidia;
 mod output;
 mod place;
 pub mod protocol;

@@ -24,6 +24,7 @@ lab boot small|full [option…] boot a host and run the commands typed (or piped
     --cmdline WORDS           kernel parameters (small)
     --guest                   with QEMU and a guest kernel in it (small)
     --libvirt                 with libvirt's daemon (full)
+    --nvidia-driver           with a driver for the look-alike card (small)
     --nvme-root               the disk is an NVMe disk (full)
     --empty-first             an empty port in front: every bus number is one higher
 ";
@@ -55,6 +56,7 @@ fn build() -> Result<()> {
     step("kernel and small host", || Ok(small::small()?.base.display().to_string()))?;
     step("kit for guests in the small host", || Ok(lab::nested::kit()?.display().to_string()))?;
     step("accelerator", || Ok(format!("{:?}", kvm::accelerator())))?;
+    step("driver of the look-alike card", || Ok(small::small_with_nvidia()?.base.display().to_string()))?;
     step("disk of the full host", || Ok(image::disk()?.display().to_string()))
 }
 
@@ -70,7 +72,7 @@ fn step(name: &str, make: impl FnOnce() -> Result<String>) -> Result<()> {
 
 fn plan(kind: &str, options: &[&str]) -> Result<Plan> {
     let (mut machine, mut cmdline) = (Machine::default(), String::new());
-    let (mut with_guest, mut with_libvirt) = (false, false);
+    let (mut with_guest, mut with_libvirt, mut with_nvidia) = (false, false, false);
     let mut options = options.iter().copied();
     // The machine first: the other options change it.
     let mut later = Vec::new();
@@ -108,6 +110,10 @@ fn plan(kind: &str, options: &[&str]) -> Result<Plan> {
                 with_libvirt = true;
                 machine
             }
+            "--nvidia-driver" => {
+                with_nvidia = true;
+                machine
+            }
             other => bail!("unknown option {other}; usage:\n{USAGE}"),
         };
     }
@@ -118,6 +124,7 @@ fn plan(kind: &str, options: &[&str]) -> Result<Plan> {
     };
     let plan = if cmdline.is_empty() { plan } else { plan.cmdline(&cmdline) };
     let plan = if with_libvirt { plan.with_libvirt() } else { plan };
+    let plan = if with_nvidia { plan.with_nvidia() } else { plan };
     Ok(if with_guest { plan.with_guest() } else { plan })
 }
 

@@ -49,8 +49,13 @@ pub(crate) const WANTED: &[&str] = &[
     "evdev",
 ];
 
-/// Adds the wanted modules of `tree`, with the tables that modprobe reads.
-pub(crate) fn add<W: Write>(archive: &mut Archive<W>, tree: &Path, release: &str) -> Result<()> {
+/// Adds the wanted modules of `tree` and `more` that are none of its own, with the tables that modprobe reads.
+pub(crate) fn add<W: Write>(
+    archive: &mut Archive<W>,
+    tree: &Path,
+    release: &str,
+    more: &[PathBuf],
+) -> Result<()> {
     let folder = format!("usr/lib/modules/{release}");
     let table = fs::read_to_string(tree.join(&folder).join("modules.dep"))
         .with_context(|| format!("no modules.dep in {folder}: depmod has not run in the tree"))?;
@@ -60,6 +65,12 @@ pub(crate) fn add<W: Write>(archive: &mut Archive<W>, tree: &Path, release: &str
         let plain = staged.join(without_compression(&module));
         fs::create_dir_all(plain.parent().unwrap_or(&staged))?;
         fs::write(&plain, unpacked(&tree.join(&folder).join(&module))?)?;
+    }
+    for module in more {
+        // depmod.d(5): where modules from elsewhere go.
+        let folder = staged.join("updates");
+        fs::create_dir_all(&folder)?;
+        fs::copy(module, folder.join(module.file_name().context("a module without a name")?))?;
     }
     for list in ["modules.order", "modules.builtin", "modules.builtin.modinfo"] {
         let from = tree.join(&folder).join(list);

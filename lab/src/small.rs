@@ -8,7 +8,7 @@
 use crate::binaries::Binaries;
 use crate::cpio::Archive;
 use crate::kernel::{self, Kernel};
-use crate::{cache, foreign, modules, nested, tree};
+use crate::{cache, foreign, modules, nested, nvidia, tree};
 use anyhow::{Context, Result, ensure};
 use std::fs::{self, File};
 use std::io::{self, BufWriter};
@@ -56,11 +56,25 @@ pub struct Extra {
 
 /// Kernel and base archive, made when they are not in the cache.
 pub fn small() -> Result<Small> {
+    let (tree, kernel) = kernel()?;
+    let key = format!("{VERSION}\n{}\n{}\n{:?}", tree.display(), kernel.release, modules::WANTED);
+    let base = cache::entry("small", key, |path| write_base(&tree, &kernel.release, &[], path))?;
+    Ok(Small { kernel, base })
+}
+
+/// The same with a driver for the look-alike card, see [`nvidia`].
+pub fn small_with_nvidia() -> Result<Small> {
+    let (tree, kernel) = kernel()?;
+    let more = nvidia::modules(&kernel.release)?;
+    let key = format!("{VERSION}\n{}\n{}\n{:?}\n{more:?}", tree.display(), kernel.release, modules::WANTED);
+    let base = cache::entry("small-nvidia", key, |path| write_base(&tree, &kernel.release, &more, path))?;
+    Ok(Small { kernel, base })
+}
+
+fn kernel() -> Result<(PathBuf, Kernel)> {
     let tree = tree::host()?;
     let kernel = kernel::of_tree(&tree, "-amd64")?;
-    let key = format!("{VERSION}\n{}\n{}\n{:?}", tree.display(), kernel.release, modules::WANTED);
-    let base = cache::entry("small", key, |path| write_base(&tree, &kernel.release, path))?;
-    Ok(Small { kernel, base })
+    Ok((tree, kernel))
 }
 
 /// Writes the whole initramfs to `path`.
@@ -92,7 +106,7 @@ pub fn initramfs(
     Ok(())
 }
 
-fn write_base(tree: &Path, release: &str, path: &Path) -> Result<()> {
+fn write_base(tree: &Path, release: &str, more: &[PathBuf], path: &Path) -> Result<()> {
     let mut archive = Archive::new(BufWriter::new(File::create(path)?));
     for folder in
         ["usr/bin", "usr/lib64", "proc", "sys", "dev", "tmp", "run", "root", "lab", "var/lib", "var/log"]
@@ -122,7 +136,10 @@ fn write_base(tree: &Path, release: &str, path: &Path) -> Result<()> {
         archive.link(format!("usr/bin/{name}"), "kmod")?;
     }
     busybox(&mut archive, tree)?;
-    modules::add(&mut archive, tree, release)?;
+    modules::add(&mut archive, tree, release, more)?;
+    if !more.is_empty() {
+        archive.file(nvidia::SETTINGS.0, 0o644, nvidia::SETTINGS.1.as_bytes())?;
+    }
     archive.finish()?;
     Ok(())
 }

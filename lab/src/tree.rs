@@ -185,9 +185,25 @@ pub fn host() -> Result<PathBuf> {
 
 /// A tree with Debian's kernel for clouds, for guests in the emulated host: it is up in half the time. Unpacked only.
 pub fn guest() -> Result<PathBuf> {
-    const PACKAGE: &str = "linux-image-cloud-amd64";
-    let root = cache::entry("guest", [VERSIONS.0, SUITE, PACKAGE].join("\n"), |part| {
-        let done = progress("guest", "20 s")?;
+    unpacked("guest", "20 s", "linux-image-cloud-amd64")
+}
+
+/// A tree with what builds modules for the kernel `release`: its headers, its compiler, make. Unpacked only; to be
+/// copied, and entered, by who builds.
+pub fn headers(release: &str) -> Result<PathBuf> {
+    const PROGRAMS: &str = "make,bash,dash,coreutils,findutils,grep,sed,mawk,libc-bin";
+    unpacked("headers", "30 s", &format!("linux-headers-{release},{PROGRAMS}")).with_context(|| {
+        format!(
+            "a mirror has the headers of its newest kernel only, and the lab's is {release}\n  \
+             hint: `lab doctor` names the cache; without host-* in it, the host is made anew"
+        )
+    })
+}
+
+/// A tree of packages whose scripts did not run.
+fn unpacked(name: &'static str, usually: &str, packages: &str) -> Result<PathBuf> {
+    let root = cache::entry(name, [VERSIONS.0, SUITE, packages].join("\n"), |part| {
+        let done = progress(name, usually)?;
         fs::create_dir(part)?;
         let archive = archive()?;
         let mut bootstrap = mmdebstrap(&archive)?;
@@ -195,7 +211,7 @@ pub fn guest() -> Result<PathBuf> {
         bootstrap.args([
             &format!("--mode={mode}"),
             "--variant=extract",
-            &format!("--include={PACKAGE}"),
+            &format!("--include={packages}"),
             SUITE,
         ]);
         bootstrap.arg(part.join("root")).arg(sources(
