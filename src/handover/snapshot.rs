@@ -136,8 +136,8 @@ impl Snapshot {
             })
         };
         let functions: Vec<Before> = card.functions.iter().map(before).collect::<Result<_>>()?;
-        let above =
-            functions.iter().filter_map(|f| f.driver.as_deref()).flat_map(|d| drivers::facts(d).above);
+        let above = functions.iter().filter_map(|f| f.driver.as_deref());
+        let above = above.flat_map(|driver| drivers::above(host, driver));
         let loaded = above.filter(|module| root.exists(&Path::new("/sys/module").join(module)));
         let own = |fb: &&Framebuffer| fb.function.is_some_and(|f| card.functions.contains(&f));
         Ok(Self {
@@ -145,7 +145,7 @@ impl Snapshot {
             boot_id: boot_id(root)?,
             taken_ms,
             card: card.clone(),
-            modules: loaded.map(|module| (*module).to_owned()).collect(),
+            modules: loaded.collect(),
             framebuffers: host.framebuffers.iter().filter(own).cloned().collect(),
             nodes: card.functions.iter().flat_map(|address| holders::nodes(root, *address)).collect(),
             consoles: host.consoles.clone(),

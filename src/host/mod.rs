@@ -28,6 +28,7 @@ mod memory;
 mod modules;
 pub mod names;
 mod network;
+mod nvidia;
 mod observe;
 mod pci;
 mod regions;
@@ -46,6 +47,7 @@ pub use libvirt::LibvirtDomain;
 pub use loaded::LoadedModule;
 pub use managers::{Manager, ManagerKind};
 pub use memory::{HugePages, Memory, Node, Topology};
+pub use nvidia::Nvidia;
 pub use observe::{conclude, observe, observe_devices, observe_for_hand_over, observe_waking};
 pub use regions::{Region, RegionKind};
 pub use security::{Lockdown, SealedDisk, Security};
@@ -148,6 +150,9 @@ pub struct Host {
     /// Keyboards behind PCI functions (through their USB controllers). `None`: not looked at.
     #[serde(default)]
     pub keyboards: Option<Vec<Keyboard>>,
+    /// NVIDIA's driver. `None`: not loaded, or not looked at.
+    #[serde(default)]
+    pub nvidia: Option<Nvidia>,
     /// True where systemd is the service manager (/run/systemd/system is there).
     pub systemd: bool,
     /// What could not be read, and why, in sentences for a person.
@@ -681,6 +686,7 @@ impl Host {
             managers: None,
             modules: None,
             keyboards: None,
+            nvidia: None,
             systemd: false,
             unseen: Vec::new(),
         }

@@ -4,7 +4,7 @@
 
 use super::{
     Host, Source, acpi, around, boot, console, cpu, gpu, input, iommu, kernel, look::Look, modules, names,
-    network, pci, storage,
+    network, nvidia, pci, storage,
 };
 use crate::{judge, machine::Root};
 
@@ -55,6 +55,7 @@ fn users(look: &Look, host: &mut Host) {
     host.network = network::network(look);
     host.ssh = network::ssh(look);
     host.keyboards = input::keyboards(look);
+    host.nvidia = nvidia::nvidia(look);
     host.systemd = look.exists("/run/systemd/system");
 }
 

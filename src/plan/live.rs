@@ -11,7 +11,7 @@ use crate::{
         snapshot::{Before, Card, Snapshot, same_screen},
         stop::Stop,
     },
-    host::{Console, Function, Gpu, Host},
+    host::{Console, Function, Gpu, Host, Nvidia},
     pci::Address,
     step::live::LiveStep,
 };
@@ -111,12 +111,14 @@ fn lend(host: &Host, card: &Card, stops: &[Stop]) -> Result<Vec<Stage>> {
         },
     ];
     let mut consoles = consoles_on(host, card);
-    let mut modules = above(host, card, &away)?;
     for function in &away {
         let Some(driver) = &function.driver else { continue };
         if function.is_display() {
             stages.extend(consoles.take());
-            stages.extend(modules.take());
+        }
+        if let Some(unload) = unload(host, card, driver)? {
+            stages.push(unload);
+            continue;
         }
         stages.push(Stage {
             label: "release",
@@ -183,31 +185,35 @@ fn is_framebuffer_console(name: &str) -> bool {
     name.contains("frame buffer")
 }
 
-/// Modules above the card's driver. Other cards that use them would lose them too: refused.
-fn above(host: &Host, card: &Card, away: &[&Function]) -> Result<Option<Stage>> {
-    let mut steps = Vec::new();
-    for function in away {
-        let Some(driver) = &function.driver else { continue };
-        let modules = drivers::facts(driver).above;
-        let mut others = host.functions.iter().filter(|other| other.driver.as_ref() == Some(driver));
-        let other = others.find(|other| !card.functions.contains(&other.address));
-        if let (Some(other), false) = (other, modules.is_empty()) {
-            return Err(Error::refused(format!(
-                "{} has to go for {}, and {} uses it too",
-                modules.join(", "),
-                card.address,
-                other.address
-            ))
-            .detail(format!("unloading it would take the picture of {} as well", other.address))
-            .hint(format!("gpuferry plan static --gpu {}   lends it from boot on", card.address)));
+/// The driver's modules go, where it has such and no other device needs them, and the card is free with them.
+///
+/// Where another card stays with the driver, the modules stay too, and this card alone is unbound: who has two cards
+/// of one maker keeps the picture on the other one. NVIDIA's driver can do that since
+/// [`Nvidia::lets_go_of_one`](crate::host::Nvidia::lets_go_of_one); before, its DRM part keeps hold of every card.
+fn unload(host: &Host, card: &Card, driver: &str) -> Result<Option<Stage>> {
+    let Some(own) = drivers::facts(driver).module else { return Ok(None) };
+    let mut others = host.functions.iter().filter(|other| other.driver.as_deref() == Some(driver));
+    if let Some(other) = others.find(|other| !card.functions.contains(&other.address)) {
+        if host.nvidia.as_ref().is_some_and(Nvidia::lets_go_of_one) {
+            return Ok(None);
         }
-        steps.extend(modules.iter().map(|module| LiveStep::UnloadModule { module: (*module).to_owned() }));
+        let version = host.nvidia.as_ref().and_then(|nvidia| nvidia.version.as_deref());
+        return Err(Error::refused(format!(
+            "{driver} {} does not let go of {} alone, and {} stays with it",
+            version.unwrap_or("of an unknown version"),
+            card.address,
+            other.address
+        ))
+        .detail("its part nvidia_drm holds every card for as long as it is loaded: the unbind would hang")
+        .detail(format!("unloading it would take the picture of {} as well", other.address))
+        .hint("the driver from version 580.105.08 on lets one card go")
+        .hint(format!("gpuferry plan static --gpu {}   lends it from boot on", card.address)));
     }
-    let text = steps.iter().filter_map(|step| match step {
-        LiveStep::UnloadModule { module } => Some(module.as_str()),
-        _ => None,
-    });
-    Ok(Some(Stage { label: "unload", text: text.collect::<Vec<_>>().join(" "), steps }))
+    let mut modules = drivers::above(host, driver);
+    modules.push(own.to_owned());
+    let text = modules.join(" ");
+    let steps = modules.into_iter().map(|module| LiveStep::UnloadModule { module }).collect();
+    Ok(Some(Stage { label: "unload", text, steps }))
 }
 
 fn home(host: &Host, snapshot: &Snapshot) -> Result<Vec<Stage>> {

@@ -2,7 +2,7 @@ use super::*;
 use crate::{
     handover::{preflight, snapshot::Snapshot, stop::Stop},
     host::{
-        Console, Framebuffer, Group,
+        Console, Framebuffer, Group, Nvidia,
         testing::{at, desktop, driven},
     },
     step::services::Unit,
@@ -152,16 +152,56 @@ fn another_device_at_the_address_is_not_taken_home() {
     assert!(error.message.contains("another device"), "{error}");
 }
 
-#[test]
-fn modules_that_another_card_needs_stay() {
+/// The card with NVIDIA's driver, of which these modules are loaded.
+fn with_nvidia(version: &str, above: &[&str]) -> Host {
     let mut host = host();
     set(&mut host, "01:00.0", Some("nvidia"), None);
-    let plan = live(&host, Goal::Lend(&card(&host), &[])).unwrap();
-    let unloads: Vec<_> = steps(&plan).into_iter().filter(|step| step.starts_with("modprobe -r")).collect();
-    assert_eq!(unloads, ["modprobe -r nvidia_drm", "modprobe -r nvidia_uvm", "modprobe -r nvidia_modeset"]);
-    host.functions.push(driven("05:00.0", "030000", "10de:2204", "nvidia", 20));
+    let above = above.iter().map(|module| (*module).to_owned()).collect();
+    host.nvidia = Some(Nvidia { version: Some(version.into()), modeset: Some(true), above });
+    host
+}
+
+#[test]
+fn the_only_card_goes_with_the_modules_of_its_driver() {
+    let host = with_nvidia("470.256.02", &["gdrdrv", "nvidia_drm", "nvidia_modeset", "nvidia_uvm", "other"]);
+    let steps = steps(&live(&host, Goal::Lend(&card(&host), &[])).unwrap());
+    let at = |step: &str| steps.iter().position(|s| s == step).unwrap_or_else(|| panic!("{step}: {steps:?}"));
+    let unloads: Vec<_> = steps.iter().filter(|step| step.starts_with("rmmod")).collect();
+    assert_eq!(
+        unloads,
+        [
+            "rmmod other",
+            "rmmod nvidia_drm",
+            "rmmod gdrdrv",
+            "rmmod nvidia_uvm",
+            "rmmod nvidia_modeset",
+            "rmmod nvidia"
+        ]
+    );
+    assert!(at("echo 0 > /sys/class/vtconsole/vtcon1/bind") < at("rmmod other"));
+    assert!(at("rmmod nvidia") < at("echo 0000:01:00.0 > /sys/bus/pci/drivers_probe"));
+    assert!(!steps.iter().any(|step| step.contains("nvidia/unbind")), "{steps:?}");
+}
+
+#[test]
+fn where_another_card_stays_its_modules_stay() {
+    let twin = driven("05:00.0", "030000", "10de:2204", "nvidia", 20);
+    let mut host = with_nvidia("595.45.04", &["nvidia_drm", "nvidia_modeset"]);
+    host.functions.push(twin.clone());
+    let steps = steps(&live(&host, Goal::Lend(&card(&host), &[])).unwrap());
+    assert!(!steps.iter().any(|step| step.starts_with("rmmod")), "{steps:?}");
+    assert!(
+        steps.contains(&"echo 0000:01:00.0 > /sys/bus/pci/drivers/nvidia/unbind".to_owned()),
+        "{steps:?}"
+    );
+    // An older driver would hang in the unbind.
+    let mut host = with_nvidia("570.86.15", &["nvidia_drm", "nvidia_modeset"]);
+    host.functions.push(twin);
     let error = live(&host, Goal::Lend(&card(&host), &[])).unwrap_err();
-    assert!(error.message.contains("0000:05:00.0"), "{error}");
+    assert!(error.message.contains("0000:05:00.0") && error.message.contains("570.86.15"), "{error}");
+    // With nobody but the twin's guest on vfio-pci the modules are free to go.
+    set(&mut host, "05:00.0", Some(VFIO), None);
+    assert!(live(&host, Goal::Lend(&card(&host), &[])).is_ok());
 }
 
 #[test]

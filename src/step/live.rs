@@ -197,7 +197,7 @@ impl LiveStep {
                 format!("wait until nobody has {} open", words.join(", "))
             }
             Self::LoadModule { module, .. } => format!("modprobe {module}"),
-            Self::UnloadModule { module } => format!("modprobe -r {module}"),
+            Self::UnloadModule { module } => format!("rmmod {module}"),
             Self::Override { address, driver } => {
                 let value = driver.as_deref().unwrap_or("");
                 format!("echo '{value}' > {}/driver_override", device(*address).display())
@@ -243,7 +243,9 @@ impl LiveStep {
                 }
             }
             Self::UnloadModule { module } if machine.exists(&module_folder(module)) => {
-                modprobe(hands, &["-r", "--", module])
+                // rmmod(8), not modprobe -r: that goes on to whatever the module needed, and by a file's name, which
+                // distributions change.
+                succeed(hands, &Program::new("/sbin/rmmod", MODULE).args(["--", module]))
             }
             Self::Override { address, driver } => set_override(hands, *address, driver.as_deref()),
             Self::Unbind { address, driver } => match driver_of(machine, *address) {
@@ -296,8 +298,11 @@ fn await_free(machine: &dyn Machine, functions: &[Address]) -> Result<()> {
 }
 
 fn modprobe(hands: &dyn Hands, args: &[&str]) -> Result<()> {
-    let program = Program::new("/sbin/modprobe", MODULE).args(args);
-    let finished = hands.run(&program)?;
+    succeed(hands, &Program::new("/sbin/modprobe", MODULE).args(args))
+}
+
+fn succeed(hands: &dyn Hands, program: &Program) -> Result<()> {
+    let finished = hands.run(program)?;
     if finished.ok() {
         return Ok(());
     }

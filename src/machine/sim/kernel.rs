@@ -431,13 +431,16 @@ impl Kernel {
     /// How often a module is used: by modules above it, by open files, by the console that draws through it.
     pub(crate) fn references(&self, module: &str) -> usize {
         let above = self.modules.iter().filter(|other| needs(other).contains(&module)).count();
-        if module != "nvidia_drm" {
-            return above;
-        }
+        let nodes = match module {
+            "nvidia" => "nvidia",
+            "nvidia_drm" => "dri/",
+            _ => return above,
+        };
         let own = self.of_nvidia();
-        let open = |open: &&Open| own.contains(&open.function) && open.node.starts_with("dri/");
+        let open = |open: &&Open| own.contains(&open.function) && open.node.starts_with(nodes);
         let files = self.processes.values().flat_map(|process| process.open.iter().filter(open)).count();
-        above + files + usize::from(own.iter().any(|index| self.consoles.draws_on(*index)))
+        let drawn = module == "nvidia_drm" && own.iter().any(|index| self.consoles.draws_on(*index));
+        above + files + usize::from(drawn)
     }
 
     /// `modprobe [-b] [-r] [--] MODULE`: the exit status and what it complains about. `None`: it waits for a lock.
@@ -476,6 +479,36 @@ impl Kernel {
         }
         self.modules.remove(module);
         // `modprobe -r` takes what is then unused below it too; a driver with devices stays in use here.
+        Some((0, String::new()))
+    }
+
+    /// `rmmod [--] MODULE`: the exit status and what it complains about. `None`: a driver of it waits, or for one.
+    pub(super) fn rmmod(&mut self, args: &[&str], now: Duration) -> Option<(i32, String)> {
+        self.view.forget();
+        let name = args.last().copied().unwrap_or_default();
+        let Some(module) = self.modules.iter().copied().find(|module| *module == name) else {
+            return Some((1, format!("rmmod: ERROR: Module {name} is not currently loaded")));
+        };
+        if self.references(module) > 0 {
+            return Some((1, format!("rmmod: ERROR: Module {module} is in use")));
+        }
+        // Its drivers give up their devices, one after the other (drivers/base/dd.c, `driver_detach`).
+        for index in 0..self.functions.len() {
+            let Some(driver) = self.functions[index].driver else { continue };
+            if KINDS[driver].module != Some(module) {
+                continue;
+            }
+            if self.is_locked(index) || self.is_used(index, driver) || self.hangs(index, driver, now) {
+                return None;
+            }
+            self.let_go(index);
+        }
+        if module == "nvidia_drm" {
+            for index in self.of_nvidia() {
+                self.drop_screen(index);
+            }
+        }
+        self.modules.remove(module);
         Some((0, String::new()))
     }
 

@@ -557,6 +557,12 @@ impl Machine for Sim {
                     Some(Ok(ended((status, String::new(), said))))
                 });
             }
+            "/sbin/rmmod" => {
+                return self.enter(|kernel, now| {
+                    let (status, said) = kernel.rmmod(&args, now)?;
+                    Some(Ok(ended((status, String::new(), said))))
+                });
+            }
             "/usr/bin/loginctl" => return self.enter(|kernel, _| Some(Ok(ended(kernel.loginctl(&args))))),
             "/usr/bin/systemctl" => return self.enter(|kernel, _| Some(Ok(ended(kernel.systemctl(&args))))),
             _ => {}

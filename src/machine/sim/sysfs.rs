@@ -90,6 +90,17 @@ impl Kernel {
         tree.file("/proc/sys/kernel/random/boot_id", format!("boot-{}\n", self.boot));
         for module in &self.modules {
             tree.file(&format!("/sys/module/{module}/refcnt"), format!("{}\n", self.references(module)));
+            for user in self.modules.iter().filter(|user| needs(user).contains(module)) {
+                tree.folder(&format!("/sys/module/{module}/holders/{user}"));
+            }
+            let modeset = if self.nvidia_modesets { "Y\n" } else { "N\n" };
+            match *module {
+                "nvidia" => tree.file("/sys/module/nvidia/version", "570.86.15\n".to_owned()),
+                "nvidia_drm" => {
+                    tree.file("/sys/module/nvidia_drm/parameters/modeset", modeset.to_owned());
+                }
+                _ => {}
+            }
         }
         tree.folder("/sys/bus/pci/devices");
         tree.folder("/sys/dev/char");
