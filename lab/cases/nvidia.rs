@@ -35,7 +35,7 @@ fn hold<'h>(host: &'h Host, node: &str) -> Job<'h> {
 }
 
 /// Ends it, and waits until the kernel has closed what it had open.
-fn let_go(job: Job) {
+fn let_go(job: &Job) {
     job.kill(9);
     job.end();
 }
@@ -65,14 +65,14 @@ fn the_driver_has_the_shape_of_the_real_one() {
     host.run("echo 0 > /sys/class/vtconsole/vtcon1/bind; /sbin/rmmod nvidia_drm").ok();
     let holder = hold(&host, "/dev/nvidia-uvm");
     host.run("/sbin/rmmod nvidia_uvm").status(1).complains("is in use");
-    let_go(holder);
+    let_go(&holder);
     host.run("/sbin/rmmod nvidia_uvm nvidia_modeset").ok();
     // Unbound with a user, it waits for the user.
     let holder = hold(&host, "/dev/nvidia0");
     let unbind = host.start(&format!("echo {CARD} > /sys/bus/pci/drivers/nvidia/unbind"));
     assert!(unbind.wait(Duration::from_secs(2)).is_none());
     assert!(host.kernel_log().contains("NVRM: Attempting to remove device"));
-    let_go(holder);
+    let_go(&holder);
     assert_eq!(unbind.end().end, End::Exit(0));
     host.run("/sbin/rmmod nvidia").ok();
     host.run("/sbin/modprobe nvidia; ls /dev/nvidia0 /dev/nvidia-uvm; cat /proc/fb")
@@ -115,7 +115,7 @@ fn who_uses_the_driver_is_named() {
         assert!(holder.is_running());
         home(&host);
         assert_eq!(state(&host), before);
-        let_go(holder);
+        let_go(&holder);
     }
     assert!(host.run("test -e /run/gpuferry/cards/0000-01-00/snapshot.json").end != End::Exit(0));
 }
@@ -139,7 +139,7 @@ fn a_module_that_stays_in_use_turns_the_card_around() {
     assert!(holder.is_running());
     home(&host);
     assert_eq!(state(&host), before);
-    let_go(holder);
+    let_go(&holder);
     host.run(&format!("gpuferry detach {CARD}")).ok();
     lent(&host);
 }
@@ -155,17 +155,19 @@ fn one_of_two_cards_goes_and_the_driver_stays_for_the_other() {
     host.expect_driver(TWIN, "nvidia");
     assert!(host.read("/proc/fb").starts_with("1 nvidia-drmdrmfb"), "{}", host.read("/proc/fb"));
     host.run(&format!("gpuferry detach {TWIN}")).status(3).complains("/dev/nvidia1");
-    holders.into_iter().for_each(let_go);
-    // The last one takes the modules with it.
-    host.run(&format!("gpuferry detach {TWIN}")).ok().prints("nvidia_modeset nvidia");
-    host.expect_driver(TWIN, "vfio-pci");
-    assert!(!state(&host).contains("nvidia"), "{}", state(&host));
-    host.run(&format!("gpuferry reattach {CARD}")).ok();
-    host.expect_driver(TWIN, "vfio-pci");
-    host.run(&format!("gpuferry reattach {TWIN}")).ok();
-    home(&host);
-    host.expect_driver(TWIN, "nvidia");
-    assert_eq!(state(&host), before);
+    holders.iter().for_each(let_go);
+    // The last one takes the modules with it. They come home in either order.
+    for order in [[CARD, TWIN], [TWIN, CARD]] {
+        host.run(&format!("gpuferry detach {TWIN}")).ok().prints("nvidia_modeset nvidia");
+        host.expect_driver(TWIN, "vfio-pci");
+        assert!(!state(&host).contains("nvidia"), "{}", state(&host));
+        host.run(&format!("gpuferry reattach {}", order[0])).ok();
+        host.expect_driver(order[0], "nvidia").expect_driver(order[1], "vfio-pci");
+        host.run(&format!("gpuferry reattach {}", order[1])).ok();
+        host.expect_driver(CARD, "nvidia").expect_driver(TWIN, "nvidia");
+        assert_eq!(state(&host), before);
+        host.run(&format!("gpuferry detach {CARD}")).ok();
+    }
 }
 
 /// With the modules needed elsewhere only the unbind is left, and that waits for a user who came after the
@@ -185,7 +187,7 @@ fn an_unbind_that_waits_for_a_late_user_is_named() {
     let told = asked.stdout();
     assert!(told.contains("nvidia/unbind") && told.contains("sleep (pid "), "{told}");
     host.run("gpuferry status").ok().prints("HANGS").prints("nvidia/unbind");
-    let_go(holder);
+    let_go(&holder);
     let waits = "for i in $(seq 300); do gpuferry status --json | grep -q -e '\"holder\":\"hanging\"' \
                  -e '\"holder\":\"moving\"' -e '\"holder\":\"unfinished\"' || exit 0; sleep 0.2; done; \
                  gpuferry status; exit 1";
