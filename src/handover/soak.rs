@@ -124,7 +124,7 @@ fn boot(random: &mut Random) -> (Kernel, Vec<&'static str>) {
     }
     let mut kernel = Kernel::new(functions, &modules);
     kernel.matches_locked = random.coin();
-    kernel.nvidia_modesets = !any(random, 4);
+    kernel.nvidia_holds = !any(random, 4);
     if any(random, 6) {
         kernel.consoles.bind(1, false);
     }

@@ -220,8 +220,8 @@ pub(crate) struct Kernel {
     /// Matching takes the lock of every device (6.12.72 and later, `driver_match_device_locked`): one that is held
     /// holds up every driver that is loaded.
     pub(crate) matches_locked: bool,
-    /// nvidia_drm has a frame buffer and keeps its devices in use.
-    pub(crate) nvidia_modesets: bool,
+    /// nvidia_drm keeps its devices in use for as long as it is loaded, as before 580.105.
+    pub(crate) nvidia_holds: bool,
     pub(crate) boot: u32,
     pub(crate) written: Vec<Written>,
     /// Devices whose lock somebody holds for good.
@@ -243,7 +243,7 @@ impl Kernel {
             units: Vec::new(),
             happenings: Vec::new(),
             matches_locked: false,
-            nvidia_modesets: true,
+            nvidia_holds: true,
             boot: 1,
             written: Vec::new(),
             locked: BTreeSet::new(),
@@ -324,6 +324,10 @@ impl Kernel {
                 let free = (0..32).find(|n| !used(*n) && !self.is_open(&format!("snd/controlC{n}")));
                 self.functions[index].sound = free;
             }
+            // Since 580.105 nvidia_drm takes up a card that comes while it is loaded; before, it never looks again.
+            Makes::Nvidia if !self.nvidia_holds && self.modules.contains("nvidia_drm") => {
+                self.make_screen(index, "nvidia-drmdrmfb");
+            }
             _ => {}
         }
         Ok(())
@@ -376,7 +380,7 @@ impl Kernel {
         };
         let open = || self.processes.values().any(|process| process.open.iter().any(waited));
         let above =
-            || kind.makes == Makes::Nvidia && self.nvidia_modesets && self.modules.contains("nvidia_drm");
+            || kind.makes == Makes::Nvidia && self.nvidia_holds && self.modules.contains("nvidia_drm");
         kind.waits && (open() || above())
     }
 

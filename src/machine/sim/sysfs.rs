@@ -1,7 +1,7 @@
 //! What /sys, /proc and systemd's folders show of the simulated kernel.
 
 use super::{
-    kernel::{Function, KINDS, Kernel},
+    kernel::{Function, KINDS, Kernel, needs},
     tree::{Node, Seen, Tree, walk},
 };
 use std::{cell::RefCell, path::Path, rc::Rc};
@@ -93,13 +93,9 @@ impl Kernel {
             for user in self.modules.iter().filter(|user| needs(user).contains(module)) {
                 tree.folder(&format!("/sys/module/{module}/holders/{user}"));
             }
-            let modeset = if self.nvidia_modesets { "Y\n" } else { "N\n" };
-            match *module {
-                "nvidia" => tree.file("/sys/module/nvidia/version", "570.86.15\n".to_owned()),
-                "nvidia_drm" => {
-                    tree.file("/sys/module/nvidia_drm/parameters/modeset", modeset.to_owned());
-                }
-                _ => {}
+            if *module == "nvidia" {
+                let version = if self.nvidia_holds { "570.86.15\n" } else { "595.45.04\n" };
+                tree.file("/sys/module/nvidia/version", version.to_owned());
             }
         }
         tree.folder("/sys/bus/pci/devices");
