@@ -178,7 +178,7 @@ fn an_unbind_that_waits_for_a_late_user_is_named() {
     let before = state(&host);
     let asked = host.start(&format!(
         "(for i in 1 2 3; do echo y; done; until [ -e /tmp/go ]; do sleep 0.1; done; echo y; sleep 1000) | \
-         gpuferry detach {CARD} --step --timeout 3 2>&1"
+         gpuferry detach {CARD} --step --patience 3 2>&1"
     ));
     asked.wait_for("? release 01:00.0", PATIENCE);
     let holder = hold(&host, "/dev/nvidia0");

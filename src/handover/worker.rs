@@ -400,10 +400,14 @@ impl Worker<'_, '_> {
         let file = record::folder(self.request.address).join(format!("go-{}-{number}", self.request.op));
         self.recorder.say(Event::Begin { label: stage.label.into(), text: stage.text.clone() })?;
         self.recorder.say(Event::Ask { file: file.display().to_string() })?;
-        let answered = wait_until(self.machine(), Duration::from_secs(600), || self.machine().exists(&file));
-        let word = self.machine().text(&file).unwrap_or_default();
+        // There before its word is: who looks at the file's name alone finds it empty.
+        let mut word = String::new();
+        wait_until(self.machine(), Duration::from_secs(600), || {
+            word = self.machine().text(&file).unwrap_or_default();
+            !word.is_empty()
+        });
         let _ = self.machine().remove(&file);
-        if answered && word == "go" {
+        if word == "go" {
             return Ok(());
         }
         Err(Error::failed(format!("stopped before `{} {}`", stage.label, stage.text)))
