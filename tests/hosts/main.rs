@@ -114,7 +114,7 @@ fn every_text_is_as_it_was_read() {
             let file = case.join(name);
             let text = matches!(root, Machine::Text(_));
             let wanted = name == "screen.txt" || (name == "doctor.txt" && !text);
-            if !file.exists() && !(bless && wanted) {
+            if !(file.exists() || bless && wanted) {
                 continue;
             }
             let output = gpuferry(root.path(), words);
