@@ -7,7 +7,8 @@ use std::{fs, path::Path, process::Command};
 #[test]
 fn every_machine_reads_back_from_its_capture() {
     let folder = tempfile::tempdir().unwrap();
-    for case in cases() {
+    // A text is no machine to be captured.
+    for case in cases().into_iter().filter(|case| case.join("tree.txt").exists()) {
         let root = tree::plant(&fs::read_to_string(case.join("tree.txt")).unwrap());
         let file = folder.path().join(case.file_name().unwrap()).with_extension("tar.zst");
         let output = gpuferry(root.path(), &["capture", "--json", "-o", file.to_str().unwrap()]);

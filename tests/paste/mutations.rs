@@ -147,7 +147,12 @@ fn a_part_gives_a_part() {
                 }
                 let (front, back) = one.text.split_at(end);
                 for part in [front, back] {
-                    let odd = beyond(&facts(&machine(&[text(&one.name, part)])), &whole);
+                    let mut own = facts(&machine(&[text(&one.name, part)]));
+                    if one.name.contains("dmesg") {
+                        // In a log the last driver counts, and what was cut off may have named a later one.
+                        own.values_mut().for_each(|facts| facts[3].clear());
+                    }
+                    let odd = beyond(&own, &whole);
                     if !odd.is_empty() {
                         wrong.push(format!(
                             "{name} {} cut at {end}: {} {:?}\n",
