@@ -1,6 +1,6 @@
 //! A running emulated host, as a case sees it: run a command, look at a device, reboot, pull the plug.
 //!
-//! Switching it on and off is [`power`]'s business. Methods panic where a case could only fail anyway (the host is gone, the command cannot be started); the
+//! Switching it on and off is `power`'s business. Methods panic where a case could only fail anyway (the host is gone, the command cannot be started); the
 //! `try_` forms hand the error back. Every wait has a deadline.
 
 mod power;
