@@ -33,8 +33,11 @@ pub(super) fn iommu(look: &Look, functions: &mut [Function], cmdline: Option<&st
         _ if !groups.is_empty() => Known::On,
         Some(numbers) if !numbers.is_empty() => Known::On,
         Some(_) if !functions.is_empty() => Known::Off,
-        // A kernel without IOMMU support has no such folder; a saved tree without /sys/kernel tells nothing.
-        None if !functions.is_empty() && look.exists("/sys/kernel") && !look.exists(GROUPS) => Known::Off,
+        // A kernel without IOMMU support has no such folder; a saved tree may lack it for any reason, unless it was
+        // saved with what every kernel has beside it.
+        None if !functions.is_empty() && look.exists("/sys/kernel/uevent_seqnum") && !look.exists(GROUPS) => {
+            Known::Off
+        }
         _ => Known::Unknown,
     };
     let on = state == Known::On;

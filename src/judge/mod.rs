@@ -13,6 +13,7 @@ mod identical;
 mod iommu;
 mod kernel;
 mod keyboard;
+mod off_the_bus;
 mod other_manager;
 mod protect;
 mod remapping;
@@ -139,7 +140,8 @@ impl Finding {
 
 /// All rules, the likeliest obstacle first; the worst findings come first.
 pub fn doctor(host: &Host, log: Option<&Log>) -> Vec<Finding> {
-    let rules: [fn(&Host) -> Vec<Finding>; 16] = [
+    let rules: [fn(&Host) -> Vec<Finding>; 17] = [
+        off_the_bus::off_the_bus,
         iommu::iommu_off,
         virtualization::virtualization_off,
         kernel::without_vfio,

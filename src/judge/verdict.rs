@@ -1,6 +1,6 @@
 //! Whether each card can be lent, and the ids of the rules that say why not.
 
-use super::{protect::refusal, reserved};
+use super::{off_the_bus, protect::refusal, reserved};
 use crate::{
     host::{Function, Gpu, Host, Known, Verdict, Virtualization},
     pci::Address,
@@ -34,6 +34,9 @@ fn judge(host: &Host, gpu: &Gpu) -> (Verdict, Vec<&'static str>) {
     let refused = |address: Address| refusal(host, address);
     for refusal in gpu.functions.iter().filter_map(|own| refused(*own)) {
         because(Verdict::Blocked, refusal.id);
+    }
+    if !off_the_bus::silent(host, gpu).is_empty() {
+        because(Verdict::Blocked, "device-off-the-bus");
     }
     match host.iommu.state {
         Known::On => {}
