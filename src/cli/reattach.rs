@@ -38,7 +38,16 @@ impl Reattach {
         let machine = this_machine(context, "reattach")?;
         nothing_hangs(&machine)?;
         let host = host::observe_for_hand_over(&machine);
-        let cards = Card::find_all(&host, &self.addresses)?;
+        // A card that has gone from the bus is known from when it was lent; the way home looks for it there.
+        let known = |address: &Address| record::snapshot(&machine, *address).ok().flatten();
+        let mut cards: Vec<Card> = Vec::new();
+        for address in &self.addresses {
+            let lost = if host.function(*address).is_none() { known(address) } else { None };
+            let found = lost.map_or_else(|| Card::find(&host, *address), |snapshot| Ok(snapshot.card))?;
+            if !cards.contains(&found) {
+                cards.push(found);
+            }
+        }
         need_root("reattach")?;
         for card in &cards {
             // What is on record may name more functions than the card shows now.
