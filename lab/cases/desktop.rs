@@ -71,4 +71,23 @@ fn a_display_manager_gives_its_card_up_and_comes_back() {
         shows(&host, [0x30, 0x50 + u8::try_from(round).unwrap_or(0), 0x90]);
         assert_eq!(traces(&host), before, "round {round}");
     }
+
+    // What the guide's chapter on one card says to do before the first time: look at the steps, lend it on trial.
+    host.run_within(&format!("gpuferry detach --dry-run {CARD}"), PATIENCE).ok().prints("bochs-drm/unbind");
+    let trial = format!("gpuferry detach --yes --timeout 3 --stop display-manager {CARD} </dev/null");
+    host.run_within(&trial, PATIENCE).ok().prints("goes home by itself");
+    let home = "for i in $(seq 600); do gpuferry status --json | grep -q '\"holder\":\"idle\"' || break; sleep 0.2; done; \
+                until systemctl is-active -q xdm; do sleep 0.2; done";
+    host.run_within(home, PATIENCE).ok();
+    wait_for_server(&host);
+    shows(&host, [0x10, 0x70, 0x30]);
+    assert_eq!(traces(&host), before, "after a trial");
+    let trial = format!("gpuferry detach --yes --timeout 600 --stop display-manager {CARD} </dev/null");
+    host.run_within(&trial, PATIENCE).ok();
+    host.run_within("gpuferry status", PATIENCE).ok().prints("goes home in");
+    host.run_within(&format!("gpuferry keep {CARD}"), PATIENCE).ok().prints("stays lent");
+    host.run_within("gpuferry status", PATIENCE).ok().prints("lent, no guest has it");
+    host.run_within(&format!("gpuferry reattach {CARD}"), PATIENCE).ok();
+    wait_for_server(&host);
+    assert_eq!(traces(&host), before, "after a trial that was kept");
 }
