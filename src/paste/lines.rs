@@ -42,7 +42,12 @@ pub(super) fn lines(text: &str) -> (Vec<Line>, bool) {
         let kept = head(raw, MAX_LINE);
         whole &= kept.len() == raw.len();
         let (indent, text) = clean(kept);
-        lines.push(Line { number: index + 1, indent, text });
+        let number = index + 1;
+        for (at, part) in parted(&text).into_iter().enumerate() {
+            let inner = if is_detail(part) { 8 } else { 0 };
+            let indent = if at == 0 { indent } else { inner };
+            lines.push(Line { number, indent, text: part.trim_end().to_owned() });
+        }
     }
     while lines.last().is_some_and(Line::is_blank) {
         lines.pop();
@@ -51,6 +56,79 @@ pub(super) fn lines(text: &str) -> (Vec<Line>, bool) {
         lines.retain(|line| !line.is_blank());
     }
     (lines, whole)
+}
+
+/// What lspci prints on a line of its own below a function.
+const DETAILS: [&str; 4] = ["Kernel driver in use:", "Kernel modules:", "Subsystem:", "Flags: "];
+
+fn is_detail(text: &str) -> bool {
+    DETAILS.iter().any(|detail| text.starts_with(detail))
+}
+
+/// A line that web pages made of several by losing their ends, cut where one began: nothing stands between
+/// `nvidia` and `01:00.1 Audio device`, or between `17` and `[    0.536467] pci`.
+fn parted(text: &str) -> Vec<&str> {
+    let bytes = text.as_bytes();
+    let is_at = |at: usize, wanted: u8| bytes.get(at) == Some(&wanted);
+    let begins = |at: usize| {
+        let (Some(&last), Some(&first)) = (bytes.get(at - 1), bytes.get(at)) else { return false };
+        // Most bytes begin nothing: told from the byte before and a few after.
+        let glued = last.is_ascii_alphanumeric() || matches!(last, b')' | b']');
+        let address = first.is_ascii_hexdigit() && (is_at(at + 2, b':') || is_at(at + 4, b':'));
+        if !glued || !(address || matches!(first, b'K' | b'S' | b'F' | b'[')) {
+            return false;
+        }
+        // A digit before an address may be one of its own: domains may have five.
+        let listed = |rest: &str| address && !last.is_ascii_digit() && is_listed(rest);
+        text.get(at..).is_some_and(|rest| is_detail(rest) || listed(rest) || is_logged(rest))
+    };
+    let mut parts = Vec::new();
+    let mut from = 0;
+    let mut at = 1;
+    while at < text.len() {
+        if begins(at) {
+            parts.extend(text.get(from..at));
+            from = at;
+            // What was just begun is not cut again inside its own address.
+            at += 12;
+        } else {
+            at += 1;
+        }
+    }
+    parts.extend(text.get(from..));
+    parts
+}
+
+/// `01:00.1 Audio device` or `0000:01:00.1 Audio device`: an address, then a word with a capital.
+fn is_listed(rest: &str) -> bool {
+    let short = |text: &str| {
+        let form = text.bytes().take(9).enumerate().all(|(at, byte)| match at {
+            2 => byte == b':',
+            5 => byte == b'.',
+            6 => (b'0'..=b'7').contains(&byte),
+            7 => byte == b' ',
+            8 => byte.is_ascii_uppercase(),
+            _ => byte.is_ascii_hexdigit(),
+        });
+        form && text.len() > 8
+    };
+    let domain = rest.get(..5).is_some_and(|domain| {
+        domain.ends_with(':') && domain.bytes().take(4).all(|byte| byte.is_ascii_hexdigit())
+    });
+    short(rest) || (domain && rest.get(5..).is_some_and(short))
+}
+
+/// `[    0.536467] pci`: the time of a kernel's message.
+fn is_logged(rest: &str) -> bool {
+    let Some((time, after)) = rest.strip_prefix('[').and_then(|rest| rest.split_once("] ")) else {
+        return false;
+    };
+    let number = time.trim_start();
+    let counted = number.split_once('.').is_some_and(|(whole, part)| {
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        digits(whole) && digits(part) && part.len() == 6
+    });
+    counted && !after.is_empty() && time.len() <= 16
 }
 
 /// A blank line after (nearly) every line: what some forums make of line ends.
@@ -173,6 +251,36 @@ mod tests {
             [(1, "a"), (3, "b"), (5, "c"), (7, "d")]
         );
         assert_eq!(lines("a\nb\n\nc\nd").0.len(), 5);
+    }
+
+    #[test]
+    fn lines_that_lost_their_ends_are_parted() {
+        let glued = "01:00.0 VGA [0300]: X [10de:2203] (rev a1)Kernel driver in use: nvidiaKernel modules: \
+                     nouveau, nvidia01:00.1 Audio device [0403]: Y [10de:1aef]";
+        let (found, _) = lines(glued);
+        let parts: Vec<_> = found.iter().map(|line| (line.number, line.indent, line.text.as_str())).collect();
+        assert_eq!(
+            parts,
+            [
+                (1, 0, "01:00.0 VGA [0300]: X [10de:2203] (rev a1)"),
+                (1, 8, "Kernel driver in use: nvidia"),
+                (1, 8, "Kernel modules: nouveau, nvidia"),
+                (1, 0, "01:00.1 Audio device [0403]: Y [10de:1aef]"),
+            ]
+        );
+        let log =
+            "[    0.536462] pci 0000:01:00.0: Adding to iommu group 17[    0.536467] pci 0000:01:00.1: x";
+        assert_eq!(lines(log).0.len(), 2);
+        for whole in [
+            "IOMMU Group 17:01:00.0 VGA compatible",
+            "10000:e0:06.0 System peripheral",
+            "pci 0000:01:00.0: [10de:2203] type 00",
+            "\tCapabilities: [68] MSI-X: Enable- Count=1 Masked-",
+            "see 01:00.0 VGA and 01:00.1 Audio",
+            "Device [10de:2203] (rev a1) (prog-if 00 [VGA controller])",
+        ] {
+            assert_eq!(lines(whole).0.len(), 1, "{whole}");
+        }
     }
 
     #[test]
