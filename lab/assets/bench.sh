@@ -28,6 +28,15 @@ bare_back() {
     done
 }
 
+# What people copy to see their groups.
+copied_loop() {
+    for d in /sys/kernel/iommu_groups/*/devices/*; do
+        n=${d#*/iommu_groups/*}; n=${n%%/*}
+        printf 'IOMMU Group %s ' "$n"
+        lspci -nns "${d##*/}"
+    done
+}
+
 modprobe vfio-pci
 i=0
 while [ $i -lt $rounds ]; do
@@ -37,6 +46,10 @@ while [ $i -lt $rounds ]; do
     timed lspci -Dnn; c=$took
     echo "inspect-nnk $a $b"
     echo "inspect-Dnn $a $c"
+    timed copied_loop; c=$took
+    echo "inspect-loop $a $c"
+    timed gpuferry inspect devices --json; a=$took
+    echo "devices-nnk $a $b"
     timed gpuferry detach --yes 0000:02:00.0; a=$took
     timed gpuferry reattach 0000:02:00.0; b=$took
     timed bare_out; c=$took
