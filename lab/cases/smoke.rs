@@ -101,6 +101,8 @@ fn cards_that_are_drawn_on_go_to_vfio_and_come_back() {
         .expect_driver("0000:01:00.1", "snd_hda_intel")
         .expect_driver("0000:02:00.0", "bochs-drm")
         .expect_driver("0000:02:00.1", "snd_hda_intel");
+    // A quiet boot may have drawn nothing yet.
+    host.run("echo a card that is drawn on > /dev/tty1").ok();
     assert!(!host.screendump(1).is_blank());
     host.run(TO_VFIO).ok();
     host.expect_driver("0000:02:00.0", "vfio-pci").expect_driver("0000:02:00.1", "vfio-pci");
