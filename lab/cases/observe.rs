@@ -3,7 +3,7 @@
 #![allow(clippy::expect_used, reason = "a case that cannot go on should say where")]
 
 use crate::agree::agrees;
-use lab::{Host, Iommu, Machine, small_host};
+use lab::{Function, Host, Iommu, Machine, small_host};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -147,4 +147,32 @@ fn a_driver_that_does_not_let_go_does_not_hang_a_look() {
     assert_eq!((&sound["driver"], &sound["device"]), (&Value::Null, &json!("2668")), "{sound}");
     holder.kill(9);
     assert!(stuck.wait(Duration::from_secs(30)).is_some(), "the unbind ends when the holder closes");
+}
+
+/// vfio-pci lets a card that nobody uses sleep (D3hot; there is nothing here that could cut its power, D3cold).
+/// Looking at it is not using it.
+#[test]
+fn a_sleeping_card_is_looked_at_and_sleeps_on() {
+    let host = small_host(Machine::twin_nvidia()).boot();
+    host.run("gpuferry detach 0000:02:00.0").ok();
+    let card = host.card(2);
+    let asleep = || [Function::Gpu, Function::Audio].map(|function| card.power(function));
+    let suspended = "until [ $(grep -l suspended /sys/bus/pci/devices/0000:02:00.?/power/runtime_status | wc -l) = 2 ]; \
+                     do sleep 0.1; done";
+    host.run(suspended).ok();
+    assert_eq!(asleep(), [3, 3], "D3hot was written to both functions");
+    let wakes = card.wakes();
+    let seen = seen_alone(&host);
+    for verb in ["inspect", "inspect gpus", "inspect groups", "inspect devices", "status"] {
+        host.run(&format!("gpuferry {verb}")).ok();
+    }
+    host.run("gpuferry doctor --json");
+    assert_eq!((asleep(), card.wakes()), ([3, 3], wakes), "inspection woke the card");
+    let second = self::card(&seen, "0000:02:00.0");
+    assert_eq!(second["functions"], json!(["0000:02:00.0", "0000:02:00.1"]));
+    assert_eq!(function(&seen, "0000:02:00.0")["power"], "D3hot");
+    agrees(&host, &seen);
+    // What is counted above is seen where it happens.
+    host.run("echo on > /sys/bus/pci/devices/0000:02:00.0/power/control").ok();
+    assert_eq!((asleep(), card.wakes()), ([0, 3], wakes + 1));
 }
