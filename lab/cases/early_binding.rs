@@ -130,7 +130,16 @@ fn of_two_screens_one_goes_with_every_kernel() {
     as_before(&host, &before);
 }
 
-/// Twice the same path: the bus numbers behind it move, and another device is there.
+/// What `doctor` finds, by its ids, and the text that goes with the first of these.
+fn findings(host: &Host, id: &str) -> (Vec<String>, String) {
+    let doctor = host.run("gpuferry doctor --json").json();
+    let found = doctor["findings"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let ids = found.iter().filter_map(|finding| finding["id"].as_str().map(str::to_owned)).collect();
+    let text = found.iter().find(|finding| finding["id"] == id).map(ToString::to_string);
+    (ids, text.unwrap_or_default())
+}
+
+/// The same path, and the bus numbers behind it move; then another device is there; then the cards are exchanged.
 #[test]
 fn the_path_is_followed_and_the_ids_decide() {
     let machine = Machine::twin_nvidia();
@@ -142,11 +151,15 @@ fn the_path_is_followed_and_the_ids_decide() {
     assert_eq!(host.ids("0000:03:00.0").as_deref(), Some("10de:2204"));
     host.expect_driver("0000:03:00.0", "vfio-pci").expect_driver("0000:03:00.1", "vfio-pci");
     assert!(host.kernel_log().contains("gpuferry: 0000:03:00.0 is bound to vfio-pci"));
+    let (found, _) = findings(&host, "");
+    assert!(!found.iter().any(|id| id.starts_with("binding-")), "it is bound, wherever it is: {found:?}");
 
     // Another device where the card was: the boot goes on, and nothing is bound.
     host.reboot_as(machine.clone().replace(2, Device::Nic));
     host.expect_driver("0000:02:00.0", "e1000e");
     assert!(host.kernel_log().contains("nothing of its card is bound"), "{}", host.kernel_log());
+    let (found, text) = findings(&host, "binding-other-device");
+    assert!(text.contains("0000:02:00.0") && text.contains("gpuferry: "), "{found:?} {text}");
 
     // The two cards exchanged: the slot holds a card with other subsystem ids.
     host.reboot_as(machine.cards_exchanged());
@@ -154,6 +167,9 @@ fn the_path_is_followed_and_the_ids_decide() {
         assert_ne!(host.driver(address).as_deref(), Some("vfio-pci"), "{address}");
     }
     assert!(host.kernel_log().contains("is another than"), "{}", host.kernel_log());
+    let (found, text) = findings(&host, "binding-moved");
+    assert!(text.contains("gpuferry plan static --gpu 0000:01:00.0"), "{found:?} {text}");
+    assert!(text.contains("0000:00:03.1/00.0") && text.contains("is another than"), "{text}");
 }
 
 #[test]

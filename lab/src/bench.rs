@@ -15,7 +15,11 @@ const ROUNDS: usize = 11;
 /// What is compared: its name in the script's output, what gpuferry does, what it is compared with.
 const PAIRS: [(&str, &str, &str); 6] = [
     ("devices-nnk", "gpuferry inspect devices --json", "lspci -nnk"),
-    ("inspect-loop", "gpuferry inspect --json", "the loop over the groups that people copy, one lspci a device"),
+    (
+        "inspect-loop",
+        "gpuferry inspect --json",
+        "the loop over the groups that people copy, one lspci a device",
+    ),
     ("inspect-nnk", "gpuferry inspect --json", "lspci -nnk"),
     ("inspect-Dnn", "gpuferry inspect --json", "lspci -Dnn"),
     ("detach", "gpuferry detach", "the bare sysfs writes: override, unbind, probe"),
