@@ -260,6 +260,12 @@ fn parse_lines(text: &str) -> Vec<Line> {
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
+/// How an operation ended, if it has.
+pub fn end_of<'l>(lines: &'l [Line], op: &str) -> Option<&'l Event> {
+    let mut own = lines.iter().rev().filter(|line| line.op == op).map(|line| &line.event);
+    own.find(|event| matches!(event, Event::Finished { .. }))
+}
+
 /// The write that the last worker of a card is in, going by its events.
 pub fn in_flight(lines: &[Line]) -> Option<InFlight> {
     let last = lines.iter().rev().find(|line| !matches!(line.event, Event::Note { .. }))?;
@@ -300,7 +306,10 @@ fn unended(lines: &[Line], boot: &str) -> Vec<(String, String)> {
     let mut found: Vec<(String, String)> = Vec::new();
     for (op, card) in opened {
         let own: Vec<_> = lines.iter().filter(|line| line.op == op).cloned().collect();
-        let ended = own.iter().any(|line| matches!(line.event, Event::Finished { .. }));
+        // A worker that was started again opens again: its last word counts.
+        let word = |line: &&Line| matches!(line.event, Event::Open { .. } | Event::Finished { .. });
+        let last = own.iter().rev().find(word);
+        let ended = last.is_some_and(|line| matches!(line.event, Event::Finished { .. }));
         if ended || found.iter().any(|(other, _)| *other == op) {
             continue;
         }

@@ -98,6 +98,11 @@ pub fn busy(root: &(impl Root + ?Sized), address: Address) -> Error {
 /// Does what is asked, from lock to the last event. The outcome is on record in any case.
 pub fn work(machine: &dyn Machine, request: &Request) -> Result<Outcome> {
     let lock = lock(machine, request.address)?;
+    // Killed after its last word, and started again: what was told is how it stays.
+    let events = record::lines(machine, &record::folder(request.address).join("events"));
+    if let Some(end) = record::end_of(&events, &request.op) {
+        return told(request.way, end);
+    }
     let recorder = Recorder::open(machine, &record::folder(request.address), &request.op)?;
     let done = carry(&recorder, request);
     let finished = match &done {
@@ -108,6 +113,19 @@ pub fn work(machine: &dyn Machine, request: &Request) -> Result<Outcome> {
     drop(lock);
     recorder.say(finished)?;
     done
+}
+
+/// The outcome of an operation that has ended, from its last word.
+fn told(way: Way, end: &Event) -> Result<Outcome> {
+    match end {
+        Event::Finished { status, message, details, hints } if *status != Status::Done as u8 => Err(Error {
+            status: super::client::status_of(*status),
+            message: message.clone(),
+            details: details.clone(),
+            hints: hints.clone(),
+        }),
+        _ => Ok(if way == Way::Lend { Outcome::Lent } else { Outcome::Home }),
+    }
 }
 
 fn finished(status: Status, message: String, details: &[String], hints: &[String]) -> Event {
@@ -237,8 +255,9 @@ impl Worker<'_, '_> {
         let (mut left, mut failures) = self.way_home(&snapshot)?;
         for how in [Rescue::Reset, Rescue::Rescan] {
             let plan = live::rescue(&self.look(), &snapshot, how);
-            // After a write that hung nothing of this is tried: it would hang too.
-            if left.is_empty() || plan.stages.is_empty() || self.hung.get() {
+            // While a write hangs, to this card or another, nothing of this is tried: it would hang too.
+            let hangs = self.hung.get() || super::client::nothing_hangs(machine).is_err();
+            if left.is_empty() || plan.stages.is_empty() || hangs {
                 continue;
             }
             self.recorder.say(Event::Note { text: format!("not home yet: {}", left.join("; ")) })?;
