@@ -98,10 +98,11 @@ pub fn busy(root: &(impl Root + ?Sized), address: Address) -> Error {
 /// Does what is asked, from lock to the last event. The outcome is on record in any case.
 pub fn work(machine: &dyn Machine, request: &Request) -> Result<Outcome> {
     let lock = lock(machine, request.address)?;
-    // Killed after its last word, and started again: what was told is how it stays.
+    // Killed after its last word, and started again: a failure that was told is not tried once more. (What went well
+    // holds already, and doing it again changes nothing.)
     let events = record::lines(machine, &record::folder(request.address).join("events"));
-    if let Some(end) = record::end_of(&events, &request.op) {
-        return told(request.way, end);
+    if let Some(failure) = record::end_of(&events, &request.op).and_then(told) {
+        return Err(failure);
     }
     let recorder = Recorder::open(machine, &record::folder(request.address), &request.op)?;
     let done = carry(&recorder, request);
@@ -115,16 +116,16 @@ pub fn work(machine: &dyn Machine, request: &Request) -> Result<Outcome> {
     done
 }
 
-/// The outcome of an operation that has ended, from its last word.
-fn told(way: Way, end: &Event) -> Result<Outcome> {
+/// The failure that an operation has ended with, from its last word.
+fn told(end: &Event) -> Option<Error> {
     match end {
-        Event::Finished { status, message, details, hints } if *status != Status::Done as u8 => Err(Error {
+        Event::Finished { status, message, details, hints } if *status != Status::Done as u8 => Some(Error {
             status: super::client::status_of(*status),
             message: message.clone(),
             details: details.clone(),
             hints: hints.clone(),
         }),
-        _ => Ok(if way == Way::Lend { Outcome::Lent } else { Outcome::Home }),
+        _ => None,
     }
 }
 
