@@ -38,12 +38,11 @@ impl Reattach {
         let machine = this_machine(context, "reattach")?;
         nothing_hangs(&machine)?;
         let host = host::observe_for_hand_over(&machine);
-        // A card that has gone from the bus is known from when it was lent; the way home looks for it there.
-        let known = |address: &Address| record::snapshot(&machine, *address).ok().flatten();
         let mut cards: Vec<Card> = Vec::new();
         for address in &self.addresses {
-            let lost = if host.function(*address).is_none() { known(address) } else { None };
-            let found = lost.map_or_else(|| Card::find(&host, *address), |snapshot| Ok(snapshot.card))?;
+            // A card that has moved or has gone from the bus is known from when it was lent.
+            let known = record::snapshot_of(&machine, &host, *address).ok().flatten();
+            let found = known.map_or_else(|| Card::find(&host, *address), |snapshot| Ok(snapshot.card))?;
             if !cards.contains(&found) {
                 cards.push(found);
             }
@@ -51,8 +50,8 @@ impl Reattach {
         need_root("reattach")?;
         for card in &cards {
             // What is on record may name more functions than the card shows now.
-            let known =
-                record::snapshot(&machine, card.address)?.map_or_else(|| card.clone(), |known| known.card);
+            let known = record::snapshot(&machine, card.address)?
+                .map_or_else(|| card.clone(), |known| known.card_now(&host));
             if let Some(refusal) = preflight::refuse_home(&known, &held(&machine, &known)) {
                 return Err(refusal);
             }

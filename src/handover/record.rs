@@ -6,6 +6,7 @@
 use super::snapshot::{Card, Snapshot, boot_id, key};
 use crate::{
     error::{Error, Result, Status},
+    host::Host,
     machine::{Machine, Ownership, Root},
     pci::Address,
 };
@@ -218,6 +219,21 @@ pub fn snapshot(root: &(impl Root + ?Sized), address: Address) -> Result<Option<
     let found: Option<Snapshot> = load(root, &folder(address).join("snapshot.json"))?;
     let boot = boot_id(root)?;
     Ok(found.filter(|snapshot| snapshot.boot_id == boot))
+}
+
+/// What is on record of the device that is at this address now, whatever its address was then. A card that is off
+/// the bus, or has been replaced, is on record where it was.
+pub fn snapshot_of(root: &(impl Root + ?Sized), host: &Host, address: Address) -> Result<Option<Snapshot>> {
+    for state in cards(root)? {
+        let found = snapshot(root, state.card.address)?;
+        let has = |known: &Snapshot| {
+            known.functions.iter().any(|before| before.here(host).is_some_and(|now| now.address == address))
+        };
+        if let Some(found) = found.filter(has) {
+            return Ok(Some(found));
+        }
+    }
+    if host.function(address).is_some() { Ok(None) } else { snapshot(root, address) }
 }
 
 /// Keeps how the card was.

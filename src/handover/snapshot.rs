@@ -8,7 +8,7 @@ use crate::{
     handover::{drivers, holders},
     host::{Console, Framebuffer, Function, Host},
     machine::Root,
-    pci::{Address, DeviceId},
+    pci::{Address, DeviceId, DevicePath},
     step::{live::device, services::Unit},
 };
 use serde::{Deserialize, Serialize};
@@ -81,16 +81,76 @@ pub fn key(address: Address) -> String {
 /// A function before it was handed over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Before {
-    /// Where.
+    /// Its address then. A card that is added or taken out moves it.
     pub address: Address,
-    /// What: the same address with other ids is another device.
+    /// Its way from the root bus, by which it is found again. `None`: not told, as by an older gpuferry; then the
+    /// address stands for it.
+    #[serde(default)]
+    pub path: Option<DevicePath>,
+    /// What: the same place with other ids is another device.
     pub id: Option<DeviceId>,
+    /// Whose board: tells two makers' cards with one chip apart. `None`: not told.
+    #[serde(default)]
+    pub subsystem: Option<DeviceId>,
     /// The driver that had it.
     pub driver: Option<String>,
     /// The module that the driver came from; `None` also for one that is built in.
     pub module: Option<String>,
     /// Its `driver_override`.
     pub driver_override: Option<String>,
+}
+
+/// Where a function of a snapshot is in the machine as it is now.
+#[derive(Debug, Clone, Copy)]
+pub enum Now<'h> {
+    /// There, and the same device. Its address may be another.
+    Here(&'h Function),
+    /// In its place is another device, which nobody asked to touch.
+    Other(&'h Function),
+    /// Off the bus.
+    Gone,
+}
+
+impl Before {
+    /// Finds it by its path and ids; by its address only where there is no path to go by.
+    pub fn now<'h>(&self, host: &'h Host) -> Now<'h> {
+        let at_address = host.function(self.address);
+        let known = self.path.is_some() && host.functions.iter().any(|function| function.path.is_some());
+        let there = if known {
+            host.functions.iter().find(|function| function.path == self.path)
+        } else {
+            at_address
+        };
+        let same = |function: &Function| {
+            (self.id.is_none() || function.id() == self.id)
+                && (self.subsystem.is_none() || function.subsystem() == self.subsystem)
+        };
+        match there {
+            Some(function) if same(function) => Now::Here(function),
+            Some(function) => Now::Other(function),
+            None => at_address.map_or(Now::Gone, Now::Other),
+        }
+    }
+
+    /// The function, if it is still on the bus.
+    pub fn here<'h>(&self, host: &'h Host) -> Option<&'h Function> {
+        match self.now(host) {
+            Now::Here(function) => Some(function),
+            Now::Other(_) | Now::Gone => None,
+        }
+    }
+
+    /// The function, or a sentence on what has become of it.
+    pub fn find<'h>(&self, host: &'h Host) -> Result<&'h Function> {
+        match self.now(host) {
+            Now::Here(function) => Ok(function),
+            Now::Other(other) => Err(Error::failed(format!(
+                "at {} is another device now than the one that was lent",
+                other.address
+            ))),
+            Now::Gone => Err(Error::failed(format!("{} is not on the bus", self.address))),
+        }
+    }
 }
 
 /// How a card and the consoles on it were.
@@ -129,7 +189,9 @@ impl Snapshot {
                 function.ok_or_else(|| Error::failed(format!("{address} has gone from the bus")))?;
             Ok(Before {
                 address: *address,
+                path: function.path.clone(),
                 id: function.id(),
+                subsystem: function.subsystem(),
                 driver: function.driver.clone(),
                 module: root.link_name(&device(*address).join("driver/module")).ok(),
                 driver_override: function.driver_override.clone(),
@@ -161,31 +223,58 @@ impl Snapshot {
         self.consoles.iter().filter(modular).filter(|_| !self.framebuffers.is_empty())
     }
 
+    /// The card where it is now: those of its functions that are on the bus, by their addresses of today.
+    pub fn card_now(&self, host: &Host) -> Card {
+        let functions = self.functions.iter().filter_map(|before| before.here(host));
+        let functions = functions.map(|function| function.address).collect();
+        Card { address: self.address_now(host, self.card.address), functions, name: self.card.name.clone() }
+    }
+
+    /// Where the function is now that was at this address.
+    pub fn address_now(&self, host: &Host, address: Address) -> Address {
+        let before = self.functions.iter().find(|before| before.address == address);
+        before.and_then(|before| before.here(host)).map_or(address, |function| function.address)
+    }
+
+    /// Whether one of its frame buffers is there.
+    pub fn has_screen(&self, host: &Host, fb: &Framebuffer) -> bool {
+        let function = fb.function.map(|address| self.address_now(host, address));
+        let was = Framebuffer { function, ..fb.clone() };
+        host.framebuffers.iter().any(|now| same_screen(now, &was))
+    }
+
     /// What is not as it was, a sentence each. Empty: the card is home.
     pub fn differences(&self, host: &Host) -> Vec<String> {
         let word = |driver: &Option<String>| driver.clone().unwrap_or_else(|| "no driver".to_owned());
         let mut found = Vec::new();
         for before in &self.functions {
-            let Some(now) = host.function(before.address) else {
-                found.push(format!("{} has gone from the bus", before.address));
-                continue;
+            let now = match before.now(host) {
+                Now::Here(now) => now,
+                Now::Gone => {
+                    found.push(format!("{} has gone from the bus", before.address));
+                    continue;
+                }
+                Now::Other(other) => {
+                    found.push(format!("at {} is another device now", other.address));
+                    continue;
+                }
             };
             if now.driver != before.driver {
                 found.push(format!(
                     "{} has {}, had {}",
-                    before.address,
+                    now.address,
                     word(&now.driver),
                     word(&before.driver)
                 ));
             }
             if now.driver_override != before.driver_override {
-                let now = now.driver_override.as_deref().unwrap_or("nothing");
+                let is = now.driver_override.as_deref().unwrap_or("nothing");
                 let had = before.driver_override.as_deref().unwrap_or("nothing");
-                found.push(format!("driver_override of {} is {now}, was {had}", before.address));
+                found.push(format!("driver_override of {} is {is}, was {had}", now.address));
             }
         }
         for fb in &self.framebuffers {
-            if !host.framebuffers.iter().any(|now| same_screen(now, fb)) {
+            if !self.has_screen(host, fb) {
                 found.push(format!("frame buffer fb{} ({}) is not back", fb.index, fb.name));
             }
         }
@@ -201,7 +290,7 @@ impl Snapshot {
 
 /// Whether a frame buffer is another one come back. Its number is the lowest that was free (drivers/video/fbdev/core/
 /// fbmem.c, `do_register_framebuffer`): with two cards away, the order of their return decides it.
-pub fn same_screen(one: &Framebuffer, other: &Framebuffer) -> bool {
+fn same_screen(one: &Framebuffer, other: &Framebuffer) -> bool {
     one.function == other.function && one.name == other.name
 }
 

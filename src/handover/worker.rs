@@ -249,7 +249,8 @@ impl Worker<'_, '_> {
         let address = self.request.address;
         let Some(snapshot) = record::snapshot(machine, address)? else { return self.give() };
         let card = &snapshot.card;
-        if let Some(refusal) = preflight::refuse_home(card, &held(machine, card)) {
+        let now = snapshot.card_now(&self.look());
+        if let Some(refusal) = preflight::refuse_home(&now, &held(machine, &now)) {
             return Err(refusal);
         }
         self.set(card, Phase::Homing)?;

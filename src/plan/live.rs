@@ -8,7 +8,7 @@ use crate::{
     error::{Error, Result},
     handover::{
         drivers,
-        snapshot::{Before, Card, Snapshot, same_screen},
+        snapshot::{Before, Card, Now, Snapshot},
         stop::Stop,
     },
     host::{Console, Function, Gpu, Host, Nvidia},
@@ -221,14 +221,9 @@ fn home(host: &Host, snapshot: &Snapshot) -> Result<Vec<Stage>> {
     let mut release = Vec::new();
     let mut bind = Vec::new();
     for before in display_first(host, snapshot) {
-        let now = function(host, before.address)?;
-        if before.id.is_some() && now.id() != before.id {
-            return Err(Error::failed(format!(
-                "at {} is another device now than the one that was lent",
-                before.address
-            )));
-        }
-        let address = before.address;
+        // By its path, not by its address: a rescan may have given that to another card.
+        let now = before.find(host)?;
+        let address = now.address;
         if now.driver_override != before.driver_override {
             clear.push(LiveStep::Override { address, driver: before.driver_override.clone() });
         }
@@ -246,10 +241,11 @@ fn home(host: &Host, snapshot: &Snapshot) -> Result<Vec<Stage>> {
         bind.push(LiveStep::Bind { address, driver: driver.clone() });
         bind.push(LiveStep::AwaitDriver { address, driver });
     }
-    let screens =
-        snapshot.framebuffers.iter().filter(|fb| !host.framebuffers.iter().any(|now| same_screen(now, fb)));
-    let screens = screens
-        .filter_map(|fb| Some(LiveStep::AwaitFramebuffer { address: fb.function?, name: fb.name.clone() }));
+    let screens = snapshot.framebuffers.iter().filter(|fb| !snapshot.has_screen(host, fb));
+    let screens = screens.filter_map(|fb| {
+        let address = snapshot.address_now(host, fb.function?);
+        Some(LiveStep::AwaitFramebuffer { address, name: fb.name.clone() })
+    });
     let modules = snapshot.modules.iter().map(|m| LiveStep::LoadModule { module: m.clone(), driver: None });
     // A console that is gone now may be there once its frame buffer is. One that was off is taken off again only if
     // this card's return is what puts it on; on already, it is another card's, and would go dark.
@@ -267,7 +263,7 @@ fn home(host: &Host, snapshot: &Snapshot) -> Result<Vec<Stage>> {
     });
     let drivers = snapshot.functions.iter().map(|before| {
         let driver = before.driver.as_deref().unwrap_or("no driver");
-        format!("{} → {driver}", shown([&before.address]))
+        format!("{} → {driver}", shown([&snapshot.address_now(host, before.address)]))
     });
     let released: Vec<_> = release
         .iter()
@@ -302,12 +298,15 @@ pub enum Rescue {
 /// What to do before the way home is tried again. Empty: this rescue has nothing to act on.
 ///
 /// Only functions that no driver has are touched: reset and removal of one that is in use would wait for its users.
+/// A device that is in the place of one that was lent is left alone.
 pub fn rescue(host: &Host, snapshot: &Snapshot, how: Rescue) -> LivePlan {
     let driven = snapshot.functions.iter().filter(|before| before.driver.is_some());
-    let lost: Vec<Address> = driven
-        .filter(|before| host.function(before.address).is_none_or(|now| now.driver.is_none()))
-        .map(|before| before.address)
-        .collect();
+    let lost = driven.filter_map(|before| match before.now(host) {
+        Now::Here(now) => now.driver.is_none().then_some(now.address),
+        Now::Gone => Some(before.address),
+        Now::Other(_) => None,
+    });
+    let lost: Vec<Address> = lost.collect();
     let there = lost.iter().filter(|address| host.function(**address).is_some());
     let mut steps: Vec<_> = match how {
         Rescue::Reset => there.map(|address| LiveStep::Reset { address: *address }).collect(),
@@ -324,8 +323,8 @@ pub fn rescue(host: &Host, snapshot: &Snapshot, how: Rescue) -> LivePlan {
 /// The display before what depends on it, such as its audio.
 fn display_first<'a>(host: &Host, snapshot: &'a Snapshot) -> Vec<&'a Before> {
     let mut functions: Vec<_> = snapshot.functions.iter().collect();
-    let display = |address| host.function(address).is_some_and(Function::is_display);
-    functions.sort_by_key(|before| (!display(before.address), before.address));
+    let display = |before: &Before| before.here(host).is_some_and(Function::is_display);
+    functions.sort_by_key(|before| (!display(before), before.address));
     functions
 }
 

@@ -152,6 +152,94 @@ fn another_device_at_the_address_is_not_taken_home() {
     assert!(error.message.contains("another device"), "{error}");
 }
 
+/// Changes both functions of the card.
+fn change(host: &mut Host, change: impl Fn(&mut Function)) {
+    host.functions.iter_mut().filter(|f| f.address.bus == 1).for_each(change);
+}
+
+/// Moves the card to another bus number, still behind its own port.
+fn renumber(host: &mut Host) {
+    change(host, |function| function.address.bus = 2);
+    host.framebuffers.iter_mut().for_each(|fb| fb.function = Some(at("02:00.0")));
+}
+
+#[test]
+fn a_card_whose_bus_has_another_number_now_is_found_by_its_path() {
+    let before = snapshot(&host());
+    let mut moved = lent();
+    renumber(&mut moved);
+    // Its twin is where it was, behind another port.
+    let mut twin = driven("01:00.0", "030000", "10de:2204", "nouveau", 20);
+    twin.path = Some("0000:00:02.0/00.0".parse().unwrap());
+    (twin.subsystem_vendor, twin.subsystem_device) = (Some(0x1458), Some(0x403b));
+    moved.functions.push(twin.clone());
+    let plan = steps(&live(&moved, Goal::Home(&before)).unwrap());
+    assert_eq!(plan[2], "echo 0000:02:00.0 > /sys/bus/pci/drivers/vfio-pci/unbind");
+    assert!(plan.contains(&"wait for frame buffer bochs-drmdrmfb of 0000:02:00.0".to_owned()), "{plan:?}");
+    assert!(!plan.iter().any(|step| step.contains("0000:01:00")), "that is the twin: {plan:?}");
+    assert_eq!(before.card_now(&moved).functions, [at("02:00.0"), at("02:00.1")]);
+
+    let mut home = host();
+    renumber(&mut home);
+    home.functions.push(twin);
+    assert!(before.differences(&home).is_empty(), "{:?}", before.differences(&home));
+    set(&mut home, "02:00.0", None, None);
+    assert_eq!(
+        steps(&rescue(&home, &before, Rescue::Reset)),
+        ["echo 1 > /sys/bus/pci/devices/0000:02:00.0/reset"]
+    );
+}
+
+/// Nothing that could be in the place of the card is bound, unbound, reset or taken off the bus.
+#[test]
+fn another_card_in_its_place_is_not_touched() {
+    let before = snapshot(&host());
+    // The same chip on another maker's board, in the same slot; the twin from another slot, at the same address; and
+    // another board where the path is not told.
+    let others: [fn(&mut Function); 3] = [
+        |function| function.subsystem_device = Some(0x4001),
+        |function| {
+            let port = format!("0000:00:02.0/00.{}", function.address.function);
+            function.path = Some(port.parse().unwrap());
+        },
+        |function| (function.path, function.subsystem_vendor) = (None, Some(0x1043)),
+    ];
+    for (driver, other) in [None, Some(VFIO), Some("nouveau")].into_iter().zip(others) {
+        let mut host = host();
+        change(&mut host, other);
+        set(&mut host, "01:00.0", driver, None);
+        set(&mut host, "01:00.1", driver, None);
+        let error = live(&host, Goal::Home(&before)).unwrap_err();
+        assert!(error.message.contains("0000:01:00.0 is another device now"), "{error}");
+        assert!(rescue(&host, &before, Rescue::Reset).stages.is_empty());
+        assert!(rescue(&host, &before, Rescue::Rescan).stages.is_empty());
+        assert_eq!(before.card_now(&host).functions, [], "whoever holds it does not hold ours");
+        let left = before.differences(&host);
+        assert_eq!(left[0], "at 0000:01:00.0 is another device now", "{left:?}");
+    }
+}
+
+/// One that was taken by a gpuferry that kept no path.
+#[test]
+fn an_older_snapshot_goes_by_the_address() {
+    let mut older = serde_json::to_value(snapshot(&host())).unwrap();
+    for function in older["functions"].as_array_mut().unwrap() {
+        let function = function.as_object_mut().unwrap();
+        assert!(function.remove("path").is_some() && function.remove("subsystem").is_some());
+    }
+    let older: Snapshot = serde_json::from_value(older).unwrap();
+    assert_eq!(older.functions[0].path, None);
+    let now = snapshot(&host());
+    assert_eq!(
+        live(&lent(), Goal::Home(&older)).unwrap(),
+        live(&lent(), Goal::Home(&now)).unwrap(),
+        "by the address it is the same card"
+    );
+    let mut other = lent();
+    change(&mut other, |function| function.device = Some(0x9999));
+    assert!(live(&other, Goal::Home(&older)).unwrap_err().message.contains("another device"));
+}
+
 /// The card with NVIDIA's driver, of which these modules are loaded.
 fn with_nvidia(version: &str, above: &[&str]) -> Host {
     let mut host = host();
