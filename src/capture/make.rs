@@ -87,6 +87,16 @@ fn scrubber(root: &dyn Root) -> Scrubber {
     for home in root.list(Path::new("/home")).unwrap_or_default() {
         users.extend(home.into_string().ok().filter(|name| !users.contains(name) && name != "lost+found"));
     }
+    // Those of a directory service stand in no file, but they have sessions (src/login/logind-session.c).
+    let sessions = Path::new("/run/systemd/sessions");
+    for session in root.list(sessions).unwrap_or_default() {
+        let text = root.text(&sessions.join(session)).unwrap_or_default();
+        let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key));
+        let person = value("UID=").and_then(|uid| uid.parse::<u32>().ok()).is_some_and(|uid| uid >= 1000);
+        users.extend(
+            value("USER=").filter(|name| person && !users.iter().any(|user| user == name)).map(str::to_owned),
+        );
+    }
     let secret = read("/etc/machine-id").map(String::into_bytes);
     let secret = secret.or_else(|| root.read_start(Path::new("/dev/urandom"), 32).ok()).unwrap_or_default();
     Scrubber::new(&secret, host.as_deref(), &users)
@@ -134,6 +144,9 @@ fn pack(seen: Seen, scrub: Option<&Scrubber>) -> (Entries, Manifest) {
                 }
             }
             Held::Link(target) => {
+                if scrub.is_some_and(|scrub| !redact::link(scrub, &path, &target)) {
+                    continue;
+                }
                 let Some(target) = place(&target) else { continue };
                 if stays(&to, Path::new(&target)) {
                     entries.insert(to, Entry::Link(target.into()));
@@ -255,3 +268,7 @@ fn differ(one: &Value, other: &Value, at: &str, found: &mut BTreeSet<String>) {
 #[cfg(test)]
 #[path = "make_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "planted_tests.rs"]
+mod planted;

@@ -48,7 +48,7 @@ fn machine() -> Tree {
     tree
 }
 
-fn read_back(bytes: &[u8]) -> Tree {
+pub(super) fn read_back(bytes: &[u8]) -> Tree {
     let Unpacked::Tree(mut tree) = unpack("x", bytes, &LIMITS).unwrap() else { panic!("no archive") };
     manifest::complete("x", &mut tree).unwrap().unwrap();
     tree

@@ -99,6 +99,9 @@ const PERSONAL: &[&str] = &[
     "asset_tag",
     "eui",
     "nguid",
+    "nqn",
+    "phys_port_id",
+    "phys_switch_id",
     "mac_address",
     "machine-id",
     "boot_id",
@@ -171,6 +174,7 @@ fn procfs(path: &str, name: &str) -> Rule {
         (_, "ipv6_route" | "if_inet6") if of_process => Rule::Own(six),
         (_, "mountinfo" | "mounts") => Rule::Own(mounts),
         (_, "cmdline") if of_process => Rule::Own(arguments),
+        (_, "maps" | "smaps") if of_process => Rule::Own(maps),
         (_, "environ" | "mem" | "auxv") if of_process => Rule::Out("memory of processes"),
         _ => Rule::Scrub,
     }
@@ -233,7 +237,7 @@ pub fn path(scrub: &Scrubber, path: &Path) -> Option<String> {
     Some(if text.starts_with("/sys/") || text.starts_with("../") {
         scrub.ids(text)
     } else {
-        scrub.text(text)
+        scrub.path(text)
     })
 }
 
@@ -353,6 +357,34 @@ fn mounts(scrub: &Scrubber, bytes: &[u8]) -> Vec<u8> {
         };
         if remote(kind) { format!("{} - {kind} left-out rw\n", scrub.text(front)) } else { scrub.text(line) }
     })
+}
+
+/// What of a process's memory is a device's: whoever looks for holders looks for those, and other names are those of
+/// people's files.
+fn maps(scrub: &Scrubber, bytes: &[u8]) -> Vec<u8> {
+    lines(bytes, |line| {
+        let node =
+            line.find(" /dev/").and_then(|at| line.get(at + 1..)).is_some_and(|at| is_node(Path::new(at)));
+        if node { scrub.text(line) } else { String::new() }
+    })
+}
+
+/// Whether a path is that of a device node, as far as its name tells. /dev/shm is a folder of files.
+fn is_node(path: &Path) -> bool {
+    path.starts_with("/dev") && !path.starts_with("/dev/shm")
+}
+
+/// Whether a link may go in: of what a process has open, only devices.
+pub fn link(scrub: &Scrubber, path: &Path, target: &Path) -> bool {
+    let mut parts = path.iter().skip(1).filter_map(|part| part.to_str());
+    let of_process = parts.next() == Some("proc")
+        && parts.next().is_some_and(|id| id.bytes().all(|byte| byte.is_ascii_digit()))
+        && matches!(parts.next(), Some("fd" | "cwd" | "exe" | "root" | "map_files" | "task"));
+    let left_out = of_process && !is_node(target);
+    if left_out && target.is_absolute() {
+        scrub.count(Kind::Files);
+    }
+    !left_out
 }
 
 /// The program's own name, and nothing that it was told.

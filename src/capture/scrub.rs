@@ -4,6 +4,9 @@
 //! what belongs together stays together; nobody without the machine's own id can go back. Networks keep their
 //! shape: two addresses in one network are in one network afterwards.
 
+mod homes;
+mod keyed;
+
 use sha2::{Digest, Sha256};
 use std::{cell::RefCell, collections::BTreeMap, net::Ipv6Addr};
 
@@ -26,6 +29,8 @@ pub enum Kind {
     Secret,
     /// Arguments of processes.
     Arguments,
+    /// Names of files in the folders of people, and what they wrote about their guests.
+    Files,
 }
 
 impl Kind {
@@ -40,6 +45,7 @@ impl Kind {
             Self::Serial => "serial numbers",
             Self::Secret => "passwords and secrets",
             Self::Arguments => "process arguments",
+            Self::Files => "names of people's files",
         }
     }
 }
@@ -230,6 +236,9 @@ impl Scrubber {
 
     /// Something personal at the start of a text: how long it is, and what stands in its place.
     fn found(&self, rest: &str, before: Option<char>, done: &str, words: bool) -> Option<(usize, String)> {
+        if let Some(home) = self.home(rest, before).filter(|_| words) {
+            return Some(home);
+        }
         let begins = !before.is_some_and(|c| c.is_ascii_alphanumeric());
         if !begins {
             return None;
@@ -240,37 +249,10 @@ impl Scrubber {
         }
         self.after_key(rest, done)
             .or_else(|| self.uuid(rest))
-            .or_else(|| self.hardware(rest, before))
+            .or_else(|| self.hardware(rest, done))
+            .or_else(|| self.pairs(rest, done))
             .or_else(|| self.address(rest, before))
             .or_else(|| if words { self.word(rest, before) } else { None })
-    }
-
-    /// A value whose key says what it is: `UUID=…`, `SerialNumber: …`, `by-id/…`, `passwd='…'`, `<serial>…`.
-    fn after_key(&self, rest: &str, done: &str) -> Option<(usize, String)> {
-        let tail = done.trim_end_matches(['\'', '"']);
-        let ends = |key: &str| {
-            let from = tail.len().checked_sub(key.len());
-            from.and_then(|from| tail.get(from..)).is_some_and(|have| have.eq_ignore_ascii_case(key))
-        };
-        let kind = if SECRETS.iter().any(|key| ends(key)) {
-            Kind::Secret
-        } else if SERIALS.iter().any(|key| ends(key)) {
-            Kind::Serial
-        } else if IDS.iter().any(|key| ends(key)) {
-            Kind::Uuid
-        } else {
-            return None;
-        };
-        let end =
-            |c: char| c.is_whitespace() || matches!(c, '\'' | '"' | '<' | '>' | ',' | '&' | ')' | '/' | ';');
-        let length = rest.find(end).unwrap_or(rest.len());
-        let value = rest.get(..length).filter(|value| !value.is_empty())?;
-        // A UUID keeps its own way, so that it is the same where no key stands before it.
-        if let Some(found) = self.uuid(value).filter(|(length, _)| *length == value.len()) {
-            return Some(found);
-        }
-        let with = if kind == Kind::Secret { self.hidden() } else { self.shape(value, kind) };
-        Some((length, with))
     }
 
     fn hidden(&self) -> String {
@@ -316,41 +298,71 @@ impl Scrubber {
         Some((at, pieces.collect::<Vec<_>>().join(between)))
     }
 
-    /// Hardware addresses: six pairs, or twelve digits after `enx` and its like; world-wide names.
-    fn hardware(&self, rest: &str, before: Option<char>) -> Option<(usize, String)> {
-        let bytes = rest.as_bytes();
+    /// Hardware addresses after `enx` and its like; world-wide names.
+    fn hardware(&self, rest: &str, done: &str) -> Option<(usize, String)> {
         let digits = |from: usize, count: usize| {
             let part = rest.get(from..from + count)?;
             part.bytes().all(|byte| byte.is_ascii_hexdigit()).then_some(part)
         };
-        let ends = |at: usize, also: &[u8]| {
-            !bytes.get(at).is_some_and(|byte| byte.is_ascii_alphanumeric() || also.contains(byte))
-        };
+        let ends = |at: usize| !rest.as_bytes().get(at).is_some_and(u8::is_ascii_alphanumeric);
         let name = ["enx", "wlx", "wwx"].into_iter().find(|name| rest.starts_with(name));
-        if let (Some(name), Some(mac)) = (name, digits(3, 12).filter(|_| ends(15, b""))) {
+        if let (Some(name), Some(mac)) = (name, digits(3, 12).filter(|_| ends(15))) {
             return Some((15, format!("{name}{}", self.mac(mac))));
         }
         for name in ["wwn-0x", "naa.", "eui.", "nvme.", "0x5000"] {
             let Some(value) = rest.strip_prefix(name) else { continue };
             let length = value.bytes().take_while(u8::is_ascii_hexdigit).count();
-            if length >= 12 && ends(name.len() + length, b"") {
+            if length >= 12 && ends(name.len() + length) {
                 let value = value.get(..length)?;
                 return Some((name.len() + length, format!("{name}{}", self.shape(value, Kind::Serial))));
             }
         }
+        // Names of machines and drives in networks of storage: RFC 3720, 3.2.6; NVMe Base, 4.7.
+        let name =
+            ["iqn.", "nqn."].into_iter().find(|name| rest.starts_with(name) && !done.ends_with('.'))?;
+        let end = |c: char| c.is_whitespace() || matches!(c, '\'' | '"' | '<' | '>' | ',' | ')' | '/' | ';');
+        let value = rest.get(name.len()..rest.find(end).unwrap_or(rest.len()))?;
+        (value.len() >= 8)
+            .then(|| (name.len() + value.len(), name.to_owned() + &self.shape(value, Kind::Serial)))
+    }
+
+    /// Hardware addresses: six pairs; more of them are those of other kinds of networks, or the boot loader's
+    /// `BOOTIF=01-…`, where the first one is the kind.
+    fn pairs(&self, rest: &str, done: &str) -> Option<(usize, String)> {
+        let bytes = rest.as_bytes();
+        let pair = |at: usize| {
+            let pair = rest.get(at..at + 2)?;
+            pair.bytes().all(|byte| byte.is_ascii_hexdigit()).then_some(pair)
+        };
         let between = *bytes.get(2).filter(|byte| matches!(byte, b':' | b'-'))?;
-        if before == Some(char::from(between)) || !ends(17, &[between]) {
+        // Inside a longer row of digits, as an IPv6 address is.
+        if let Some(before) = done.strip_suffix(char::from(between)) {
+            let word = before.rsplit(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
+            if word.is_empty() || word.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+                return None;
+            }
+        }
+        let mut all = vec![pair(0)?];
+        while bytes.get(all.len() * 3 - 1) == Some(&between) {
+            all.push(pair(all.len() * 3)?);
+        }
+        let length = all.len() * 3 - 1;
+        if all.len() < 6 || bytes.get(length).is_some_and(u8::is_ascii_alphanumeric) {
             return None;
         }
-        let pairs: Option<Vec<&str>> = (0..6)
-            .map(|pair| {
-                let joined = pair == 5 || bytes.get(pair * 3 + 2) == Some(&between);
-                digits(pair * 3, 2).filter(|_| joined)
-            })
-            .collect();
-        let other = self.mac(&pairs?.concat());
-        let pieces: Vec<&str> = (0..6).filter_map(|pair| other.get(pair * 2..pair * 2 + 2)).collect();
-        Some((17, pieces.join(&char::from(between).to_string())))
+        let joined = |digits: &str| {
+            let pieces: Vec<&str> =
+                (0..digits.len() / 2).filter_map(|at| digits.get(at * 2..at * 2 + 2)).collect();
+            pieces.join(&char::from(between).to_string())
+        };
+        let with = match all.as_slice() {
+            [kind, mac @ ..] if mac.len() == 6 => {
+                format!("{kind}{}{}", char::from(between), joined(&self.mac(&mac.concat())))
+            }
+            mac if mac.len() == 6 => joined(&self.mac(&mac.concat())),
+            all => joined(&self.shape(&all.concat(), Kind::Mac)),
+        };
+        Some((length, with))
     }
 
     fn address(&self, rest: &str, before: Option<char>) -> Option<(usize, String)> {
@@ -396,39 +408,6 @@ impl Scrubber {
         Some((word.len(), with.clone()))
     }
 }
-
-/// Keys whose value is hidden.
-const SECRETS: &[&str] = &[
-    "password=",
-    "passwd=",
-    "passphrase=",
-    "psk=",
-    "secret=",
-    "token=",
-    "password ",
-    "grub.pbkdf2.",
-    "pass=",
-];
-
-/// Keys whose value is a serial number, or holds one.
-const SERIALS: &[&str] = &[
-    "serial=",
-    "serial_short=",
-    "serialnumber: ",
-    "serial number: ",
-    "<serial>",
-    "serial>",
-    "by-id/",
-    "wwid=",
-    "wwn=",
-    "uniq=",
-    "serial: ",
-    "wwn_with_extension=",
-];
-
-/// Keys whose value is the id of a filesystem or the like; many are UUIDs, FAT's and NTFS's are not.
-const IDS: &[&str] =
-    &["uuid=", "by-uuid/", "by-partuuid/", "uuid_enc=", "uuid_sub=", "uuid>", "machine_id=", "entry_uuid="];
 
 #[cfg(test)]
 #[path = "scrub_tests.rs"]

@@ -37,6 +37,26 @@ fn what_is_personal_goes() {
         ("KEPLER.example.org lost", "KEPLER"),
         ("/home/alice/vm.qcow2", "alice"),
         ("/dev/mapper/kepler--vg-root", "kepler"),
+        ("BOOTIF=01-52-54-00-ab-cd-ef", "52-54-00"),
+        ("ifname=lan0:52:54:00:ab:cd:ef", "ab:cd:ef"),
+        ("infiniband 80:00:02:08:fe:80:00:00:00:00:00:00:24:8a:07:03", "24:8a:07"),
+        ("ip=10.0.0.2::10.0.0.1:255.0.0.0:copernicus:eth0", "copernicus"),
+        ("ip=[2001:db8::2]::[2001:db8::1]:64:copernicus:eth0", "copernicus"),
+        ("nfsroot=nas.copernicus.example:/srv/root,vers=4", "copernicus"),
+        ("systemd.hostname=copernicus quiet", "copernicus"),
+        ("inst.ks=http://carol:pw@copernicus/ks.cfg", "copernicus"),
+        ("netroot=iscsi:carol:pw@10.0.0.9::3260::iqn.2009-06.example:x", "carol"),
+        ("nvme0 nqn.2014-08.org.nvmexpress:144d144dS3Z9NB0K", "S3Z9NB0K"),
+        ("device fw0: GUID 0010dc00a183eb31, S400", "a183eb31"),
+        ("REMOTE_HOST=copernicus", "copernicus"),
+        ("<description>carol's own</description>", "carol"),
+        ("<entry name='serial'>VX-81-45</entry>", "VX-81"),
+        ("password='two words, and more'", "words"),
+        ("/home/alice/letters/to mother.odt", "letters"),
+        ("/home/carol/x", "carol"),
+        ("'/home/alice/letters/to mother.odt'", "mother"),
+        ("/run/media/alice/Holidays", "Holidays"),
+        ("/var/home/carol/y.img", "carol"),
     ] {
         let out = scrub.text(text);
         assert!(!out.to_lowercase().contains(&gone.to_lowercase()), "{text} → {out}");
@@ -59,6 +79,11 @@ fn what_only_looks_like_it_stays() {
         "vfio-pci.ids=10de:2204,10de:1aef iommu=pt console=ttyS0,115200",
         "bobcat malice alice_x normal al",
         "cert 'x': 6ccece7e4c6c0d1f6149f3dd27dfcc5cbb419ea1",
+        "GPT: Use GNU Parted to correct GUID Partition errors",
+        "see http://www.kernel.org/x and https://example.org",
+        "ip=dhcp ip=eth0:dhcp hostname=localhost root=nfs:",
+        "/home /media /home/lost+found",
+        "70:00:05:00:00 ab-cd-ef",
         "input: AT keyboard as /devices/platform/i8042/serio0/input/input1",
         "",
         "ä ö 日本 …",
@@ -92,6 +117,18 @@ fn what_belongs_together_stays_together() {
     assert_eq!(scrub.ipv6(six) >> 64, scrub.ipv6(six | 0xff00) >> 64);
     let else_where = Scrubber::new(b"another machine's", None, &[]);
     assert_ne!(else_where.text("52:54:00:ab:cd:ef"), mac);
+}
+
+#[test]
+fn files_of_people_are_one_file_everywhere() {
+    let scrub = scrubber();
+    let path = scrub.path("/home/alice/VMs/to mother.img");
+    assert!(path.starts_with("/home/user1/") && path.contains(".img") && path.contains(' '), "{path}");
+    assert_eq!(scrub.text("name='/home/alice/VMs/to mother.img' x"), format!("name='{path}' x"));
+    assert_eq!(scrub.path("/home/alice/.config"), "/home/user1/.config");
+    assert_eq!(scrub.path("/usr/share/x"), "/usr/share/x");
+    let uuid = "3f2a9c1e-1111-2222-3333-444455556666";
+    assert_eq!(scrub.text(&format!("uuid=luks-{uuid}")), format!("uuid=luks-{}", scrub.text(uuid)));
 }
 
 #[test]
