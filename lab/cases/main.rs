@@ -6,6 +6,7 @@ mod agree;
 mod broken_card;
 mod desktop;
 mod early_binding;
+mod firmware;
 mod full;
 mod handover;
 mod libvirt;

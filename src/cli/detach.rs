@@ -110,6 +110,12 @@ impl Detach {
                 " gpuferry.off=1 is on the kernel command line: nothing starts by itself, this you asked for\n",
             )?;
         }
+        let lost = cards.iter().any(|card| host::loses_console(host, &card.functions));
+        if lost && plans.iter().any(|plan| !plan.stages.is_empty()) && !context.json {
+            print(
+                " the text console draws into what the firmware set up: it does not come back before a reboot\n",
+            )?;
+        }
         let screens = host.framebuffers.iter().filter_map(|fb| fb.function);
         let dark: Vec<_> =
             screens.filter(|fb| cards.iter().any(|card| card.functions.contains(fb))).collect();

@@ -6,7 +6,7 @@
 use crate::{
     error::{Error, Result},
     handover::{drivers, holders},
-    host::{Console, Framebuffer, Function, Host},
+    host::{Console, FirmwareFramebuffer, Framebuffer, Function, Host, draws_for_firmware},
     machine::Root,
     pci::{Address, DeviceId, DevicePath},
     step::{live::device, services::Unit},
@@ -170,6 +170,9 @@ pub struct Snapshot {
     pub modules: Vec<String>,
     /// Its frame buffers.
     pub framebuffers: Vec<Framebuffer>,
+    /// Frame buffers that the firmware left in its memory, which a driver drew into.
+    #[serde(default)]
+    pub firmware: Vec<FirmwareFramebuffer>,
     /// Units that ran and are stopped for it, in the order in which they start again.
     #[serde(default)]
     pub units: Vec<Unit>,
@@ -202,6 +205,9 @@ impl Snapshot {
         let above = above.flat_map(|driver| drivers::above(host, driver));
         let loaded = above.filter(|module| root.exists(&Path::new("/sys/module").join(module)));
         let own = |fb: &&Framebuffer| fb.function.is_some_and(|f| card.functions.contains(&f));
+        let drawn = |screen: &&FirmwareFramebuffer| {
+            screen.driver.is_some() && screen.function.is_some_and(|f| card.functions.contains(&f))
+        };
         Ok(Self {
             schema: 1,
             boot_id: boot_id(root)?,
@@ -209,6 +215,7 @@ impl Snapshot {
             card: card.clone(),
             modules: loaded.collect(),
             framebuffers: host.framebuffers.iter().filter(own).cloned().collect(),
+            firmware: host.firmware_framebuffers.iter().filter(drawn).cloned().collect(),
             nodes: card.functions.iter().flat_map(|address| holders::nodes(root, *address)).collect(),
             consoles: host.consoles.clone(),
             functions,
@@ -218,9 +225,26 @@ impl Snapshot {
 
     /// The consoles that a card with a screen brings back. They belong to all screens of the machine, so one that was
     /// off may have been so because another card was away: on counts, off does not.
-    pub fn screen_consoles(&self) -> impl Iterator<Item = &Console> {
+    pub fn screen_consoles<'s>(&'s self, host: &Host) -> impl Iterator<Item = &'s Console> + use<'s> {
         let modular = |console: &&Console| console.name.starts_with("(M)");
-        self.consoles.iter().filter(modular).filter(|_| !self.framebuffers.is_empty())
+        let any = !self.framebuffers.is_empty()
+            && (self.screens(host).next().is_some() || !host.framebuffers.is_empty());
+        self.consoles.iter().filter(modular).filter(move |_| any)
+    }
+
+    /// The frame buffers that can come back in this boot. The firmware's are gone for good once their device is:
+    /// no driver can set up what the firmware did.
+    pub fn screens<'s>(&'s self, host: &'s Host) -> impl Iterator<Item = &'s Framebuffer> {
+        let left = |before: &FirmwareFramebuffer| {
+            host.firmware_framebuffers.iter().any(|now| now.device == before.device)
+        };
+        let firmware = self.firmware.iter().any(left);
+        self.framebuffers.iter().filter(move |fb| firmware || !draws_for_firmware(fb))
+    }
+
+    /// Whether the screen stays without a picture until the next boot, though the card is home.
+    pub fn stays_dark(&self, host: &Host) -> bool {
+        self.screens(host).count() < self.framebuffers.len()
     }
 
     /// The card where it is now: those of its functions that are on the bus, by their addresses of today.
@@ -273,12 +297,12 @@ impl Snapshot {
                 found.push(format!("driver_override of {} is {is}, was {had}", now.address));
             }
         }
-        for fb in &self.framebuffers {
+        for fb in self.screens(host) {
             if !self.has_screen(host, fb) {
                 found.push(format!("frame buffer fb{} ({}) is not back", fb.index, fb.name));
             }
         }
-        for console in self.screen_consoles().filter(|console| console.bound) {
+        for console in self.screen_consoles(host).filter(|console| console.bound) {
             let now = host.consoles.iter().find(|now| now.name == console.name);
             if now.is_none_or(|now| !now.bound) {
                 found.push(format!("console vtcon{} ({}) was on", console.index, console.name));

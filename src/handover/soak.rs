@@ -15,7 +15,8 @@ use crate::{
         Machine, Root,
         sim::{
             Fault, Random, Sim,
-            kernel::{Cure, Function, Happening, KINDS, Kernel, Trouble},
+            fbcon::FIRMWARE,
+            kernel::{Cure, Firmware, Function, Happening, KINDS, Kernel, Trouble},
             units::Unit,
         },
     },
@@ -40,9 +41,16 @@ struct Portrait {
     framebuffers: BTreeSet<(usize, &'static str)>,
     /// Whether the terminals are drawn on a screen. Off, they may come back on.
     drawn: bool,
+    /// Whether efifb draws into what the firmware left; `None`: that is gone for this boot.
+    firmware: Option<bool>,
     /// Without VFIO's: those stay loaded.
     modules: BTreeSet<&'static str>,
     units: Vec<(&'static str, bool, bool)>,
+}
+
+/// Without the firmware's, which does not outlive vfio-pci.
+fn drivers_own(kernel: &Kernel) -> BTreeSet<(usize, &'static str)> {
+    kernel.consoles.framebuffers.values().copied().filter(|(_, name)| *name != FIRMWARE).collect()
 }
 
 fn portrait(sim: &Sim) -> Portrait {
@@ -52,8 +60,9 @@ fn portrait(sim: &Sim) -> Portrait {
             .iter()
             .map(|f| (f.address, f.driver.map(|driver| KINDS[driver].driver), f.driver_override.clone()))
             .collect(),
-        framebuffers: kernel.consoles.framebuffers.values().copied().collect(),
+        framebuffers: drivers_own(kernel),
         drawn: kernel.consoles.bound,
+        firmware: kernel.firmware.map(|(_, drawn)| drawn),
         modules: kernel.modules.iter().copied().filter(|module| !module.starts_with("vfio")).collect(),
         units: kernel.units.iter().map(|unit| (unit.name, unit.active, unit.masked)).collect(),
     })
@@ -122,7 +131,9 @@ fn boot(random: &mut Random) -> (Kernel, Vec<&'static str>) {
     if random.coin() {
         modules.reverse();
     }
-    let mut kernel = Kernel::new(functions, &modules);
+    let firmware =
+        Firmware { draws: random.coin(), vfio_evicts: !any(random, 3), nvidia_draws: random.coin() };
+    let mut kernel = Kernel::with_firmware(functions, &modules, firmware);
     kernel.matches_locked = random.coin();
     kernel.nvidia_holds = !any(random, 4);
     if any(random, 6) {
@@ -349,7 +360,10 @@ impl Run {
     /// Whether all is as in a portrait, at least.
     fn is_as(&self, before: &Portrait) -> bool {
         let now = portrait(&self.sim);
-        now == Portrait { drawn: before.drawn || now.drawn, ..before.clone() }
+        // What the firmware left does not outlive vfio-pci, and nor does a console that had nothing else.
+        let nothing = now.firmware.is_none() && now.framebuffers.is_empty();
+        let drawn = if nothing { now.drawn } else { before.drawn || now.drawn };
+        now == Portrait { drawn, firmware: now.firmware.and(before.firmware), ..before.clone() }
     }
 
     /// No trouble that can keep a card away.
@@ -393,6 +407,14 @@ impl Run {
                 ["sys", "bus", "pci", "devices", address, "driver_override" | "reset" | "remove"] => {
                     own.iter().any(|a| a == address)
                 }
+                ["sys", "bus", "platform", "drivers", "efi-framebuffer", "bind" | "unbind"] => {
+                    let boot = self
+                        .before
+                        .functions
+                        .iter()
+                        .position(|(address, ..)| own.contains(&address.to_string()));
+                    boot.is_some() && write.value == "efi-framebuffer.0"
+                }
                 ["sys", "bus", "pci", "rescan"] | ["sys", "class", "vtconsole", _, "bind"] => true,
                 _ => false,
             };
@@ -414,7 +436,7 @@ impl Run {
                 self.check(self.is_lent(card), "told that it is lent");
                 self.check(state.is_none() || state == Some(Phase::Lent), "lent, and not on record");
             }
-            Ok(Outcome::Home | Outcome::WasHome | Outcome::Given(_)) => {
+            Ok(Outcome::Home | Outcome::HomeDark | Outcome::WasHome | Outcome::Given(_)) => {
                 self.check(state.is_none(), "home, and still on record");
             }
             Err(error) => match error.status {
@@ -524,7 +546,7 @@ impl Run {
     fn home_for_good(&mut self, card: Address) {
         let request = self.request(Way::Home, card);
         match self.unit(&request, false) {
-            End::Told(Ok(Outcome::Home | Outcome::WasHome | Outcome::Given(_))) => {}
+            End::Told(Ok(Outcome::Home | Outcome::HomeDark | Outcome::WasHome | Outcome::Given(_))) => {}
             other => self.check(false, &format!("with nothing wrong any more: {other:?}")),
         }
         self.check(self.state(card).is_none(), "home, and still on record");

@@ -66,6 +66,8 @@ pub enum Outcome {
     WasLent,
     /// As it was before.
     Home,
+    /// As it was before, but for the picture that the firmware had set up: that is back with the next boot.
+    HomeDark,
     /// It was home already.
     WasHome,
     /// With these drivers now, after it was never the host's in this boot.
@@ -140,6 +142,10 @@ impl Outcome {
             Self::Lent => format!("{address} is lent: vfio-pci has it, and a guest can take it"),
             Self::WasLent => format!("{address} is lent already: nothing was changed"),
             Self::Home => format!("{address} is home: drivers, screen and consoles are as they were"),
+            Self::HomeDark => format!(
+                "{address} is home: its drivers are as they were. Its text console drew into what the firmware \
+                 had set up, and is back with the next boot"
+            ),
             Self::WasHome => format!("{address} is the host's already: nothing was changed"),
             Self::Given(drivers) => format!("{address} is the host's: {}", drivers.join(", ")),
         }
@@ -270,7 +276,8 @@ impl Worker<'_, '_> {
         }
         if left.is_empty() {
             record::forget(machine, address)?;
-            return Ok(Outcome::Home);
+            let dark = snapshot.stays_dark(&self.look());
+            return Ok(if dark { Outcome::HomeDark } else { Outcome::Home });
         }
         self.set(card, Phase::Stuck)?;
         let mut error = Error::new(Status::NotUndone, format!("{address} is not home yet"));

@@ -5,6 +5,7 @@ use super::{
     Host, chassis, display, gpu, holders, kconfig, libvirt, loaded, look::Look, managers, memory, security,
     sessions,
 };
+use crate::pci::Address;
 use std::collections::BTreeSet;
 
 /// Fills in these facts.
@@ -12,9 +13,7 @@ pub(super) fn fill(look: &Look, host: &mut Host) {
     host.gpus = gpu::gpus(host);
     let displays: Vec<_> = host.gpus.iter().map(|gpu| gpu.address).collect();
     host.drm_cards = display::cards(look);
-    host.firmware_framebuffers = display::firmware(look);
-    host.claims = display::claims(look, &displays);
-    display::settle(host);
+    firmware(look, host, &displays);
     host.chassis = chassis::chassis(look);
     host.kernel_options = kconfig::options(look, host.kernel.release.as_deref());
     host.security = security::security(look, host.kernel.cmdline.as_deref());
@@ -26,6 +25,13 @@ pub(super) fn fill(look: &Look, host: &mut Host) {
     host.managers = managers::managers(look);
     host.sessions = sessions::sessions(look);
     hold(look, host);
+}
+
+/// The frame buffers that the firmware left, and whose they are.
+pub(super) fn firmware(look: &Look, host: &mut Host, displays: &[Address]) {
+    host.firmware_framebuffers = display::firmware(look);
+    host.claims = display::claims(look, displays);
+    display::settle(host);
 }
 
 /// Who holds the functions of cards: one look at all processes, and the modules.

@@ -208,9 +208,18 @@ pub(super) fn settle(host: &mut Host) {
     }
 }
 
+/// Whether lending these functions ends the text console for this boot: it draws into what the firmware set up, and
+/// the kernel takes that away for good when vfio-pci gets the card (since 6.0: drivers/vfio/pci/vfio_pci_core.c,
+/// `vfio_pci_vga_init`). False where that is not known.
+pub fn loses_console(host: &Host, functions: &[Address]) -> bool {
+    let own = |function: Option<Address>| function.is_some_and(|function| functions.contains(&function));
+    let drawn = host.framebuffers.iter().any(|fb| own(fb.function) && draws_for_firmware(fb));
+    drawn && host.kernel.version().is_some_and(|version| version >= (6, 0))
+}
+
 /// Names of frame buffers that draw into what the firmware set up (drivers/video/fbdev: efifb.c, vesafb.c, simplefb.c;
 /// simpledrm's emulation).
-fn draws_for_firmware(framebuffer: &Framebuffer) -> bool {
+pub fn draws_for_firmware(framebuffer: &Framebuffer) -> bool {
     let name = framebuffer.name.as_str();
     matches!(name, "EFI VGA" | "VESA VGA" | "simple") || name.starts_with("simpledrm")
 }
@@ -300,6 +309,10 @@ mod tests {
         ];
         host.claims = Some(parse_iomem(IOMEM, &[at("01:00.0")]));
         settle(&mut host);
+        host.kernel.release = Some("6.12.57+deb13-amd64".into());
+        assert!(loses_console(&host, &[at("01:00.0")]) && !loses_console(&host, &[at("02:00.0")]));
+        host.kernel.release = Some("5.15.0-91-generic".into());
+        assert!(!loses_console(&host, &[at("01:00.0")]));
         assert_eq!(host.framebuffers[0].function, Some(at("01:00.0")));
         assert_eq!(host.framebuffers[1].function, None);
     }

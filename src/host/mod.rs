@@ -40,7 +40,7 @@ pub(crate) mod testing;
 
 pub use chassis::{Chassis, ChassisKind, Mux};
 pub use config::Config;
-pub use display::{Claim, Connector, DrmCard, FirmwareFramebuffer};
+pub use display::{Claim, Connector, DrmCard, FirmwareFramebuffer, draws_for_firmware, loses_console};
 pub use holders::Holder;
 pub use kconfig::{KernelOptions, Setting};
 pub use libvirt::LibvirtDomain;
@@ -250,6 +250,14 @@ pub struct Kernel {
     pub release: Option<String>,
     /// The command line it was booted with.
     pub cmdline: Option<String>,
+}
+
+impl Kernel {
+    /// Major and minor number of its version: `(6, 12)`.
+    pub fn version(&self) -> Option<(u32, u32)> {
+        let mut numbers = self.release.as_deref()?.split(['.', '-']).map_while(|number| number.parse().ok());
+        Some((numbers.next()?, numbers.next()?))
+    }
 }
 
 /// How the machine boots, and what makes its boot files.

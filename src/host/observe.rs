@@ -28,8 +28,10 @@ pub fn observe_for_hand_over(root: &dyn Root) -> Host {
     groups(&look, &mut host);
     users(&look, &mut host);
     overrides.fill(&look, &mut host.functions);
-    host.unseen = look.unseen();
     host.gpus = gpu::gpus(&host);
+    let displays: Vec<_> = host.gpus.iter().map(|gpu| gpu.address).collect();
+    around::firmware(&look, &mut host, &displays);
+    host.unseen = look.unseen();
     host
 }
 

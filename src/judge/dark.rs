@@ -18,7 +18,13 @@ pub fn goes_dark(host: &Host, gpu: &Gpu) -> Vec<String> {
     // Terminals are drawn by the back end of frame buffers, which draws into any of them (drivers/video/fbdev/core/fbcon.c).
     let console = host.consoles.iter().any(|console| console.bound && console.name.contains("frame buffer"));
     if framebuffer && console {
-        dark.push("the text console".to_owned());
+        let lost = crate::host::loses_console(host, &gpu.functions);
+        let words = if lost {
+            "the text console (the firmware's: it is back only with a reboot)"
+        } else {
+            "the text console"
+        };
+        dark.push(words.to_owned());
     }
     // Who only draws with it, for displays on another card, goes on drawing.
     if dark.is_empty() && host.connectors(gpu.address).is_some() {

@@ -27,9 +27,7 @@ pub(super) fn in_the_way(host: &Host, gpu: &Gpu) -> Vec<(u32, Reserved)> {
 
 /// AMD's driver refused nothing before Linux 6.6, which checks for all drivers.
 fn before_the_check(host: &Host) -> bool {
-    let release = host.kernel.release.as_deref().unwrap_or_default();
-    let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
-    matches!((numbers.next(), numbers.next()), (Some(major), Some(minor)) if (major, minor) < (6, 6))
+    host.kernel.version().is_some_and(|version| version < (6, 6))
 }
 
 /// Where the kernel's own list was not told, the firmware's.

@@ -112,10 +112,11 @@ fn lend(host: &Host, card: &Card, stops: &[Stop]) -> Result<Vec<Stage>> {
     ];
     let mut consoles = consoles_on(host, card);
     for function in &away {
-        let Some(driver) = &function.driver else { continue };
         if function.is_display() {
             stages.extend(consoles.take());
+            stages.push(firmware_screens(host, function.address));
         }
+        let Some(driver) = &function.driver else { continue };
         if let Some(unload) = unload(host, card, driver)? {
             stages.push(unload);
             continue;
@@ -180,6 +181,19 @@ fn consoles_on(host: &Host, card: &Card) -> Option<Stage> {
     Some(Stage { label: "consoles", text: format!("{} unbound", names.join(" ")), steps })
 }
 
+/// The frame buffers that the firmware left in a card's memory, taken from their drivers. vfio-pci would throw them
+/// out as well, on kernels that do so for it; on others they go on drawing into memory that is a guest's.
+fn firmware_screens(host: &Host, address: Address) -> Stage {
+    let own = host.firmware_framebuffers.iter().filter(|screen| screen.function == Some(address));
+    let steps: Vec<_> = own
+        .filter_map(|screen| {
+            let (device, driver) = (screen.device.clone(), screen.driver.clone()?);
+            Some(LiveStep::FirmwareScreen { device, driver, bound: false })
+        })
+        .collect();
+    Stage { label: "screen", text: "the firmware's frame buffer, unbound".to_owned(), steps }
+}
+
 /// As drivers/video/fbdev/core/fbcon.c names it in `fbcon_startup`; `(M)` is for modular, set by vt.c.
 fn is_framebuffer_console(name: &str) -> bool {
     name.contains("frame buffer")
@@ -241,18 +255,24 @@ fn home(host: &Host, snapshot: &Snapshot) -> Result<Vec<Stage>> {
         bind.push(LiveStep::Bind { address, driver: driver.clone() });
         bind.push(LiveStep::AwaitDriver { address, driver });
     }
-    let screens = snapshot.framebuffers.iter().filter(|fb| !snapshot.has_screen(host, fb));
-    let screens = screens.filter_map(|fb| {
+    let firmware = snapshot.firmware.iter().filter_map(|before| {
+        let now = host.firmware_framebuffers.iter().find(|now| now.device == before.device)?;
+        let driver = before.driver.clone().filter(|_| now.driver.is_none())?;
+        Some(LiveStep::FirmwareScreen { device: before.device.clone(), driver, bound: true })
+    });
+    let mut light: Vec<_> = firmware.collect();
+    let missing = snapshot.screens(host).filter(|fb| !snapshot.has_screen(host, fb));
+    light.extend(missing.filter_map(|fb| {
         let address = snapshot.address_now(host, fb.function?);
         Some(LiveStep::AwaitFramebuffer { address, name: fb.name.clone() })
-    });
+    }));
     let modules = snapshot.modules.iter().map(|m| LiveStep::LoadModule { module: m.clone(), driver: None });
     // A console that is gone now may be there once its frame buffer is. One that was off is taken off again only if
     // this card's return is what puts it on; on already, it is another card's, and would go dark.
     let lit = |console: &&Console| {
         console.bound || !host.consoles.iter().any(|now| now.name == console.name && now.bound)
     };
-    let consoles = || snapshot.screen_consoles().filter(lit);
+    let consoles = || snapshot.screen_consoles(host).filter(lit);
     let flags = consoles()
         .map(|console| format!("vtcon{} {}", console.index, if console.bound { "on" } else { "off" }));
     let text = flags.collect::<Vec<_>>().join(", ");
@@ -272,7 +292,7 @@ fn home(host: &Host, snapshot: &Snapshot) -> Result<Vec<Stage>> {
             _ => None,
         })
         .collect();
-    let names: Vec<_> = snapshot.framebuffers.iter().map(|fb| fb.name.clone()).collect();
+    let names: Vec<_> = snapshot.screens(host).map(|fb| fb.name.clone()).collect();
     let units: Vec<_> = snapshot.units.iter().map(ToString::to_string).collect();
     let start = snapshot.units.iter().map(|unit| LiveStep::StartUnit { unit: unit.clone() });
     Ok(vec![
@@ -280,7 +300,7 @@ fn home(host: &Host, snapshot: &Snapshot) -> Result<Vec<Stage>> {
         Stage { label: "release", text: format!("{} from {VFIO}", shown(&released)), steps: release },
         Stage { label: "bind", text: drivers.collect::<Vec<_>>().join(", "), steps: bind },
         Stage { label: "load", text: snapshot.modules.join(" "), steps: modules.collect() },
-        Stage { label: "screen", text: names.join(" "), steps: screens.collect() },
+        Stage { label: "screen", text: names.join(" "), steps: light },
         Stage { label: "consoles", text, steps: consoles.collect() },
         Stage { label: "start", text: units.join(", "), steps: start.collect() },
     ])

@@ -2,7 +2,7 @@ use super::*;
 use crate::{
     handover::{preflight, snapshot::Snapshot, stop::Stop},
     host::{
-        Console, Framebuffer, Group, Nvidia,
+        Console, FirmwareFramebuffer, Framebuffer, Group, Nvidia,
         testing::{at, desktop, driven},
     },
     step::services::Unit,
@@ -126,6 +126,49 @@ fn the_way_home_is_planned_from_the_machine_as_it_is() {
     );
     assert!(before.differences(&host()).is_empty());
     assert_eq!(before.differences(&half).len(), 3);
+}
+
+/// NVIDIA's driver before 570, or no driver at all: the console is on what the firmware set up.
+#[test]
+fn the_firmwares_frame_buffer_goes_after_the_console_and_comes_back_where_it_can() {
+    let mut host = host();
+    host.framebuffers[0].name = "EFI VGA".into();
+    let screen = FirmwareFramebuffer {
+        device: "efi-framebuffer.0".into(),
+        driver: Some("efi-framebuffer".into()),
+        function: Some(at("01:00.0")),
+    };
+    host.firmware_framebuffers = vec![screen.clone()];
+    let plan = live(&host, Goal::Lend(&card(&host), &[])).unwrap();
+    assert_eq!(
+        steps(&plan)[4..7],
+        [
+            "echo 0 > /sys/class/vtconsole/vtcon1/bind",
+            "echo efi-framebuffer.0 > /sys/bus/platform/drivers/efi-framebuffer/unbind",
+            "echo 0000:01:00.0 > /sys/bus/pci/drivers/bochs-drm/unbind",
+        ]
+    );
+    set(&mut host, "01:00.0", None, None);
+    let plan = live(&host, Goal::Lend(&card(&host), &[])).unwrap();
+    assert!(steps(&plan)[4].contains("vtcon1") && steps(&plan)[5].contains("efi-framebuffer"));
+
+    let before = snapshot(&host);
+    let mut there = lent();
+    there.firmware_framebuffers = vec![FirmwareFramebuffer { driver: None, ..screen }];
+    let home = steps(&live(&there, Goal::Home(&before)).unwrap());
+    assert!(home.contains(&"echo efi-framebuffer.0 > /sys/bus/platform/drivers/efi-framebuffer/bind".into()));
+    assert!(home.contains(&"wait for frame buffer EFI VGA of 0000:01:00.0".into()), "{home:?}");
+    assert_eq!(home.last().unwrap(), "echo 1 > /sys/class/vtconsole/vtcon1/bind");
+    // Gone for good: nothing waits for it, and nothing counts as missing.
+    let mut gone = lent();
+    assert!(
+        !steps(&live(&gone, Goal::Home(&before)).unwrap())
+            .iter()
+            .any(|s| s.contains("EFI") || s.contains("vtcon"))
+    );
+    set(&mut gone, "01:00.0", None, None);
+    set(&mut gone, "01:00.1", Some("snd_hda_intel"), None);
+    assert_eq!((before.differences(&gone), before.stays_dark(&gone)), (vec![], true));
 }
 
 #[test]

@@ -131,6 +131,15 @@ pub enum LiveStep {
         /// The functions.
         functions: Vec<Address>,
     },
+    /// Gives the frame buffer that the firmware left to the driver that draws into it, or takes it away.
+    FirmwareScreen {
+        /// Its name below /sys/bus/platform/devices.
+        device: String,
+        /// The driver.
+        driver: String,
+        /// Whether the driver has it.
+        bound: bool,
+    },
     /// Puts the virtual terminals on a console back end, or takes them off it.
     Console {
         /// Number N of /sys/class/vtconsole/vtconN.
@@ -161,6 +170,10 @@ pub fn driver_of(machine: &(impl Root + ?Sized), address: Address) -> Option<Str
 
 fn driver_folder(driver: &str) -> PathBuf {
     Path::new("/sys/bus/pci/drivers").join(driver)
+}
+
+fn platform_driver(driver: &str) -> PathBuf {
+    Path::new("/sys/bus/platform/drivers").join(driver)
 }
 
 fn module_folder(module: &str) -> PathBuf {
@@ -214,6 +227,10 @@ impl LiveStep {
             Self::Reset { address } => format!("echo 1 > {}/reset", device(*address).display()),
             Self::Remove { address } => format!("echo 1 > {}/remove", device(*address).display()),
             Self::Rescan { .. } => "echo 1 > /sys/bus/pci/rescan".to_owned(),
+            Self::FirmwareScreen { device, driver, bound } => {
+                let verb = if *bound { "bind" } else { "unbind" };
+                format!("echo {device} > {}", platform_driver(driver).join(verb).display())
+            }
             Self::Console { index, bound, .. } => {
                 format!("echo {} > /sys/class/vtconsole/vtcon{index}/bind", u8::from(*bound))
             }
@@ -277,6 +294,9 @@ impl LiveStep {
             }
             Self::UnloadModule { .. } | Self::Remove { .. } => Ok(()),
             Self::Rescan { functions } => rescan(hands, functions),
+            Self::FirmwareScreen { device, driver, bound } => {
+                set_firmware_screen(hands, device, driver, *bound)
+            }
             Self::Console { index, name, bound } => set_console(hands, *index, name, *bound),
         }
     }
@@ -369,6 +389,21 @@ pub fn framebuffers_of(machine: &(impl Root + ?Sized), address: Address) -> Vec<
     });
     own.filter_map(|number| Some((number, machine.text(&folder.join(format!("fb{number}/name"))).ok()?)))
         .collect()
+}
+
+/// The device is gone for good once a driver of the card has taken its memory: drivers/firmware/sysfb.c,
+/// `sysfb_disable`, unregisters it, for vfio-pci too (drivers/vfio/pci/vfio_pci_core.c, `vfio_pci_vga_init`).
+fn set_firmware_screen(hands: &dyn Hands, device: &str, driver: &str, bound: bool) -> Result<()> {
+    let folder = Path::new("/sys/bus/platform/devices").join(device);
+    if !hands.machine().exists(&folder) {
+        return Ok(());
+    }
+    let now = hands.machine().link_name(&folder.join("driver")).ok();
+    match (bound, now.as_deref()) {
+        (true, None) => hands.write(&platform_driver(driver).join("bind"), device),
+        (false, Some(now)) if now == driver => hands.write(&platform_driver(driver).join("unbind"), device),
+        _ => Ok(()),
+    }
 }
 
 /// Finds the console by number, else by name: a frame buffer console that was gone may come back with another

@@ -5,6 +5,9 @@
 
 use std::collections::BTreeMap;
 
+/// The name of the frame buffer that draws into what the firmware set up (drivers/video/fbdev/efifb.c).
+pub(crate) const FIRMWARE: &str = "EFI VGA";
+
 /// Frame buffers by number, and the two back ends of the terminals: the dummy, and the frame buffer console.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Consoles {
@@ -44,10 +47,10 @@ impl Consoles {
         (self.current, self.map, self.bound) = (Some(number), Some(number), true);
     }
 
-    /// The frame buffer of a function goes.
-    pub(super) fn unregister(&mut self, function: usize) {
-        let Some(number) = self.framebuffers.iter().find(|(_, (of, _))| *of == function).map(|(n, _)| *n)
-        else {
+    /// The frame buffer of a function goes: its driver's, or the firmware's.
+    pub(super) fn unregister(&mut self, function: usize, firmware: bool) {
+        let goes = |(of, name): &(usize, &'static str)| *of == function && (*name == FIRMWARE) == firmware;
+        let Some(number) = self.framebuffers.iter().find(|(_, fb)| goes(fb)).map(|(n, _)| *n) else {
             return;
         };
         if self.map == Some(number) {

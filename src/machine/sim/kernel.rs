@@ -4,7 +4,11 @@
 //! drivers/video/fbdev/core/fbcon.c, drivers/tty/vt/vt.c). What it looks like from outside is [`super::sysfs`]'s.
 //! `tests/sequences` holds it to a real kernel.
 
-use super::{disk::errno, fbcon::Consoles, sysfs::View};
+use super::{
+    disk::errno,
+    fbcon::{Consoles, FIRMWARE},
+    sysfs::View,
+};
 use crate::pci::Address;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -186,6 +190,21 @@ pub(crate) enum Happening {
     Ends(u32),
 }
 
+/// What the firmware left, and how the kernel and the drivers treat it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Firmware {
+    /// There is a frame buffer, on the boot card.
+    pub(crate) draws: bool,
+    pub(crate) vfio_evicts: bool,
+    pub(crate) nvidia_draws: bool,
+}
+
+impl Default for Firmware {
+    fn default() -> Self {
+        Self { draws: false, vfio_evicts: true, nvidia_draws: true }
+    }
+}
+
 /// A write into sysfs, or a program, that may not be over at once.
 #[derive(Debug, Clone)]
 pub(super) struct Task {
@@ -222,6 +241,12 @@ pub(crate) struct Kernel {
     pub(crate) matches_locked: bool,
     /// nvidia_drm keeps its devices in use for as long as it is loaded, as before 580.105.
     pub(crate) nvidia_holds: bool,
+    /// nvidia_drm makes frame buffers, as its default is since 570.
+    nvidia_draws: bool,
+    /// The function whose memory has the frame buffer that the firmware left, and whether efifb draws into it.
+    pub(crate) firmware: Option<(usize, bool)>,
+    /// vfio-pci throws that frame buffer out, as since 6.0.
+    vfio_evicts: bool,
     pub(crate) boot: u32,
     pub(crate) written: Vec<Written>,
     /// Devices whose lock somebody holds for good.
@@ -234,6 +259,15 @@ pub(crate) struct Kernel {
 impl Kernel {
     /// A kernel that has just booted on a machine of these functions, with these modules loaded in order.
     pub(crate) fn new(functions: Vec<Function>, modules: &[&'static str]) -> Self {
+        Self::with_firmware(functions, modules, Firmware::default())
+    }
+
+    /// The same, where the firmware left something.
+    pub(crate) fn with_firmware(
+        functions: Vec<Function>,
+        modules: &[&'static str],
+        firmware: Firmware,
+    ) -> Self {
         let mut kernel = Self {
             functions,
             modules: BTreeSet::new(),
@@ -244,6 +278,9 @@ impl Kernel {
             happenings: Vec::new(),
             matches_locked: false,
             nvidia_holds: true,
+            nvidia_draws: firmware.nvidia_draws,
+            firmware: None,
+            vfio_evicts: firmware.vfio_evicts,
             boot: 1,
             written: Vec::new(),
             locked: BTreeSet::new(),
@@ -251,6 +288,9 @@ impl Kernel {
             next_pid: 700,
             view: View::default(),
         };
+        kernel.firmware =
+            kernel.functions.iter().position(|f| f.boot_vga && firmware.draws).map(|f| (f, false));
+        kernel.set_firmware_screen(true);
         for index in 0..kernel.functions.len() {
             kernel.attach(index);
         }
@@ -318,7 +358,11 @@ impl Kernel {
         }
         self.functions[index].driver = Some(driver);
         match KINDS[driver].makes {
-            Makes::Screen(name) => self.make_screen(index, name),
+            Makes::Screen(name) => {
+                self.evict(index);
+                self.make_screen(index, name);
+            }
+            Makes::Vfio if self.vfio_evicts => self.evict(index),
             Makes::Sound => {
                 let used = |n| self.functions.iter().any(|f| f.sound == Some(n));
                 let free = (0..32).find(|n| !used(*n) && !self.is_open(&format!("snd/controlC{n}")));
@@ -333,11 +377,40 @@ impl Kernel {
         Ok(())
     }
 
+    /// `aperture_remove_conflicting_pci_devices`: the firmware's frame buffer loses its device, for this boot.
+    fn evict(&mut self, index: usize) {
+        if self.firmware.is_some_and(|(function, _)| function == index) {
+            self.set_firmware_screen(false);
+            self.firmware = None;
+        }
+    }
+
+    /// efifb takes the firmware's frame buffer, or gives it up. False where it has done so already.
+    fn set_firmware_screen(&mut self, bound: bool) -> bool {
+        let Some((function, now)) = self.firmware else { return false };
+        if now == bound {
+            return false;
+        }
+        self.firmware = Some((function, bound));
+        if bound {
+            self.consoles.register(function, FIRMWARE, self.functions[function].boot_vga);
+        } else {
+            self.consoles.unregister(function, true);
+        }
+        true
+    }
+
     fn make_screen(&mut self, index: usize, name: &'static str) {
         let used = |n| self.functions.iter().any(|f| f.card == Some(n));
         let free = (0..32).find(|n| !used(*n) && !self.is_open(&format!("dri/card{n}")));
         self.functions[index].card = free;
         let driver = self.functions[index].kind().map_or("", |kind| kind.driver);
+        if driver == "nvidia" {
+            if !self.nvidia_draws {
+                return;
+            }
+            self.evict(index);
+        }
         if !self.functions[index].trouble.contains(&Trouble::NoFramebuffer(driver)) {
             self.consoles.register(index, name, self.functions[index].boot_vga);
         }
@@ -345,7 +418,7 @@ impl Kernel {
 
     fn drop_screen(&mut self, index: usize) {
         self.functions[index].card = None;
-        self.consoles.unregister(index);
+        self.consoles.unregister(index, false);
     }
 
     fn is_open(&self, node: &str) -> bool {
@@ -564,6 +637,12 @@ impl Kernel {
                     _ => Some(Err(errno(2))),
                 }
             }
+            ["sys", "bus", "platform", "drivers", "efi-framebuffer", verb] => {
+                // drivers/base/bus.c: what is not this driver's, or is not there, is no device.
+                let fits = task.value.trim() == "efi-framebuffer.0" && matches!(*verb, "bind" | "unbind");
+                let done = fits && self.set_firmware_screen(*verb == "bind");
+                Some(if done { Ok(()) } else { Err(errno(19)) })
+            }
             ["sys", "class", "vtconsole", console, "bind"] => {
                 let number = console.strip_prefix("vtcon").and_then(|number| number.parse().ok());
                 // store_bind (vt.c) takes a number, and says that all is well.
@@ -779,7 +858,7 @@ impl Kernel {
         let bare = !self.consoles.framebuffers.values().any(|(function, _)| *function == index);
         let name = match self.functions[index].kind().map(|kind| kind.makes) {
             Some(Makes::Screen(name)) => name,
-            Some(Makes::Nvidia) => "nvidia-drmdrmfb",
+            Some(Makes::Nvidia) if self.nvidia_draws => "nvidia-drmdrmfb",
             _ => return,
         };
         if bare && self.functions[index].card.is_some() {

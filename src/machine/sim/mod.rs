@@ -7,7 +7,7 @@
 //! It knows nothing of what it is used to test.
 
 mod disk;
-mod fbcon;
+pub(crate) mod fbcon;
 pub(crate) mod kernel;
 mod sequences;
 mod sysfs;

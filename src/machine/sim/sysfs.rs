@@ -1,6 +1,7 @@
 //! What /sys, /proc and systemd's folders show of the simulated kernel.
 
 use super::{
+    fbcon::FIRMWARE,
     kernel::{Function, KINDS, Kernel, needs},
     tree::{Node, Seen, Tree, walk},
 };
@@ -114,13 +115,31 @@ impl Kernel {
         tree.folder("/sys/class/graphics");
         let mut list = Vec::new();
         for (number, (index, name)) in &self.consoles.framebuffers {
-            let place = self.functions[*index].place();
+            let mut place = self.functions[*index].place();
+            if *name == FIRMWARE {
+                place.push_str("/efi-framebuffer.0");
+            }
             tree.file(&format!("/sys/{place}/graphics/fb{number}/name"), format!("{name}\n"));
             tree.link(
                 &format!("/sys/class/graphics/fb{number}"),
                 format!("../../{place}/graphics/fb{number}"),
             );
             list.push(format!("{number} {name}\n"));
+        }
+        tree.folder("/sys/bus/platform/drivers/efi-framebuffer");
+        if let Some((function, bound)) = self.firmware {
+            // Its parent is the function since 6.9 (drivers/firmware/sysfb.c, `sysfb_parent_dev`).
+            let (function, device) = (&self.functions[function], "efi-framebuffer.0");
+            let place = format!("{}/{device}", function.place());
+            tree.link(&format!("/sys/bus/platform/devices/{device}"), format!("../../../{place}"));
+            tree.file(&format!("/sys/{place}/modalias"), "platform:efi-framebuffer\n");
+            if bound {
+                let up = "../".repeat(function.place.len() + 3);
+                tree.link(
+                    &format!("/sys/{place}/driver"),
+                    format!("{up}bus/platform/drivers/efi-framebuffer"),
+                );
+            }
         }
         tree.file("/proc/fb", list.concat());
         for (number, (name, bound)) in self.consoles.list().into_iter().enumerate() {
