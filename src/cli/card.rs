@@ -4,10 +4,11 @@ use super::{Context, follow::this_machine};
 use crate::{
     error::{Result, Status},
     handover::{
-        awake, client,
+        awake, client, guard,
         record::RUN,
+        request::{Request, Way, Wishes},
         unused,
-        worker::{self, Outcome, Request, Way},
+        worker::{self, Outcome},
     },
     hook::watch,
     pci::Address,
@@ -32,6 +33,14 @@ enum Part {
         address: Address,
         #[arg(long)]
         op: String,
+    },
+    /// Reboot the host if a write of a hand-over hangs for too long, where its owner wants that.
+    Guard {
+        address: Address,
+        #[arg(long)]
+        op: String,
+        #[arg(long)]
+        after: u64,
     },
     /// Start and watch a guest.
     Guest {
@@ -69,6 +78,8 @@ struct Work {
     home_after: Option<u64>,
     #[arg(long)]
     guest: Option<String>,
+    #[command(flatten)]
+    wishes: Wishes,
 }
 
 impl Card {
@@ -78,6 +89,9 @@ impl Card {
         match self.part {
             Part::Keep { words } => client::keep(&machine, &words, &Path::new(RUN).join("worker.log")),
             Part::Trial { address, op } => unused::watch(&machine, address, &op).map(|()| Status::Done),
+            Part::Guard { address, op, after } => {
+                guard::watch(&machine, address, &op, Duration::from_secs(after)).map(|()| Status::Done)
+            }
             Part::Watch { uuid } => watch::work(&machine, &uuid).map(|()| Status::Done),
             Part::Awake { key, pid, started } => {
                 awake::keep(&machine, &key, pid, started).map(|()| Status::Done)
@@ -94,6 +108,7 @@ impl Card {
                     stop: work.stop,
                     home_after: work.home_after.map(Duration::from_secs),
                     guest: work.guest,
+                    wishes: work.wishes,
                 };
                 let outcome = worker::work(&machine, &request)?;
                 if outcome == Outcome::Lent {

@@ -11,9 +11,10 @@ use crate::{
     handover::{
         client::new_op,
         preflight, record,
+        request::{Request, Way, Wishes},
         snapshot::Card,
         stop,
-        worker::{Request, Way, held},
+        worker::{held, reset_of},
     },
     host::{self, Host},
     pci::Address,
@@ -38,6 +39,8 @@ pub struct Detach {
     /// `process:NAME`, or `all`.
     #[arg(long, value_name = "WHO")]
     pub stop: Vec<String>,
+    #[command(flatten)]
+    pub wishes: Wishes,
     /// Ask before each stage.
     #[arg(long)]
     pub step: bool,
@@ -59,7 +62,9 @@ impl Detach {
         let mut plans = Vec::new();
         for card in &cards {
             // The plan first: a card that is lent already needs nothing, whatever shares its group.
-            let plan = live::live(&host, Goal::Lend(card, &stop::stops(&machine, &held(&machine, card))));
+            let stops = stop::stops(&machine, &held(&machine, card));
+            let reset = reset_of(&machine, &host, card, &self.wishes);
+            let plan = live::live(&host, Goal::Lend(card, &stops, reset.as_ref()));
             if plan.as_ref().map_or(true, |plan| !plan.stages.is_empty()) {
                 if let Some(refusal) = preflight::refuse_host(&host, card, &cards) {
                     return Err(refusal);
@@ -85,16 +90,14 @@ impl Detach {
         self.warn(context, &host, &cards, &plans)?;
         let addresses: Vec<_> = cards.iter().map(|card| card.address).collect();
         for card in &cards {
+            let limit = Duration::from_secs(self.patience);
             let request = Request {
-                op: new_op(&machine),
-                way: Way::Lend,
-                address: card.address,
                 together: addresses.iter().copied().filter(|other| *other != card.address).collect(),
-                limit: Duration::from_secs(self.patience),
                 step: self.step,
                 stop: stop.clone(),
                 home_after: self.timeout.map(Duration::from_secs),
-                guest: None,
+                wishes: self.wishes.clone(),
+                ..Request::new(new_op(&machine), Way::Lend, card.address, limit)
             };
             let title = format!("detach {} ({})", card.address, card.name);
             carry_out(context, &machine, host.systemd, &request, &title)?;

@@ -6,7 +6,7 @@ use crate::{
     handover::{
         client,
         record::{Event, Line},
-        worker::{Request, Way},
+        request::{Request, Way},
     },
     machine::{Machine, Ownership, live::Live},
     step::live::driver_of,

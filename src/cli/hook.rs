@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result, Status},
-    handover::{awake, snapshot::Card},
+    handover::{awake, request::Wishes, snapshot::Card},
     hook::{
         Guest,
         hold::{self, Hold},
@@ -66,6 +66,8 @@ struct Enable {
     /// `process:NAME`, or `all`. Units that ran start again when the card is home.
     #[arg(long, value_name = "WHO")]
     stop: Vec<String>,
+    #[command(flatten)]
+    wishes: Wishes,
     #[command(flatten)]
     yes: Yes,
 }
@@ -135,7 +137,13 @@ impl Enable {
         need_root("hook enable")?;
         let domain = defined(machine, &self.guest)?;
         let uuid = domain.as_ref().and_then(|domain| domain.uuid.clone());
-        let guest = Guest { schema: 1, name: self.guest.clone(), uuid, stop: self.stop.clone() };
+        let guest = Guest {
+            schema: 1,
+            name: self.guest.clone(),
+            uuid,
+            stop: self.stop.clone(),
+            wishes: self.wishes.clone(),
+        };
         let plan = install::enable(&machine, &guest)?;
         let host = host::observe(machine);
         let notes = notes(machine, &host, &guest, domain.as_ref());

@@ -9,8 +9,9 @@ use crate::{
     handover::{
         client::new_op,
         preflight, record,
+        request::{Request, Way, Wishes},
         snapshot::Card,
-        worker::{Request, Way, held},
+        worker::held,
     },
     host,
     pci::Address,
@@ -27,6 +28,12 @@ pub struct Reattach {
     /// How long one write may take before it counts as hanging.
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub patience: u64,
+    /// Leave the text consoles off: on some machines putting them back crashes the host.
+    #[arg(long)]
+    pub leave_consoles: bool,
+    /// Reboot the host when a write to the card has hung for so long (sync, then sysrq): what was not saved is lost.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(10..=86400))]
+    pub reboot_when_hung: Option<u64>,
     /// Ask before each stage.
     #[arg(long)]
     pub step: bool,
@@ -57,16 +64,15 @@ impl Reattach {
             }
         }
         for card in &cards {
+            let limit = Duration::from_secs(self.patience);
             let request = Request {
-                op: new_op(&machine),
-                way: Way::Home,
-                address: card.address,
-                together: Vec::new(),
-                limit: Duration::from_secs(self.patience),
                 step: self.step,
-                stop: Vec::new(),
-                home_after: None,
-                guest: None,
+                wishes: Wishes {
+                    leave_consoles: self.leave_consoles,
+                    reset_method: None,
+                    reboot_when_hung: self.reboot_when_hung,
+                },
+                ..Request::new(new_op(&machine), Way::Home, card.address, limit)
             };
             let title = format!("reattach {} ({})", card.address, card.name);
             carry_out(context, &machine, host.systemd, &request, &title)?;

@@ -12,6 +12,7 @@ use crate::{
         client::new_op,
         preflight,
         record::{self, Event},
+        request::Wishes,
         snapshot::Card,
         worker::held,
     },
@@ -64,6 +65,8 @@ struct Run {
     /// `process:NAME`, or `all`. What was stopped starts again when the guest has ended.
     #[arg(long, value_name = "WHO")]
     stop: Vec<String>,
+    #[command(flatten)]
+    wishes: Wishes,
     /// Memory, as 8G or 512M.
     #[arg(long, value_name = "SIZE", default_value = "2G", value_parser = memory)]
     memory: u64,
@@ -167,7 +170,7 @@ impl Run {
             }
         }
         for card in &spec.cards {
-            let lent = live::live(&host, Goal::Lend(card, &[])).map(|plan| plan.stages.is_empty());
+            let lent = live::live(&host, Goal::Lend(card, &[], None)).map(|plan| plan.stages.is_empty());
             if !lent.as_ref().is_ok_and(|lent| *lent) {
                 if let Some(refusal) = preflight::refuse_host(&host, card, &spec.cards) {
                     return Err(refusal);
@@ -181,6 +184,7 @@ impl Run {
                 return Err(refusal);
             }
         }
+        spec.wishes = self.wishes.clone();
         spec.stop = may_stop(context, &machine, &spec.cards, &self.stop)?;
         if !machine.exists(&spec.qemu) {
             return Err(Error::usage(format!("there is no QEMU at {}", spec.qemu.display()))

@@ -6,8 +6,8 @@
 
 use super::{
     record::{self, Event, Line},
+    request::{Request, Way},
     snapshot::key,
-    worker::{Request, Way},
 };
 use crate::{
     error::{Error, Result, Status},
@@ -104,6 +104,7 @@ pub fn start_worker(machine: &dyn Machine, systemd: bool, request: &Request) -> 
     for word in &request.stop {
         words.extend(["--stop".into(), word.into()]);
     }
+    words.extend(request.wishes.words());
     if let Some(guest) = &request.guest {
         words.push(format!("--guest={guest}").into());
     }

@@ -26,8 +26,10 @@
 pub mod awake;
 pub mod client;
 pub mod drivers;
+pub mod guard;
 pub mod preflight;
 pub mod record;
+pub mod request;
 pub mod snapshot;
 #[cfg(test)]
 mod soak;

@@ -5,7 +5,7 @@
 
 use crate::{
     error::{Error, Result},
-    handover::{drivers, holders},
+    handover::{drivers, holders, request::Wishes},
     host::{Console, FirmwareFramebuffer, Framebuffer, Function, Host, draws_for_firmware},
     machine::Root,
     pci::{Address, DeviceId, DevicePath},
@@ -98,6 +98,9 @@ pub struct Before {
     pub module: Option<String>,
     /// Its `driver_override`.
     pub driver_override: Option<String>,
+    /// How the kernel resets it, where that is changed on the way.
+    #[serde(default)]
+    pub reset_method: Option<String>,
 }
 
 /// Where a function of a snapshot is in the machine as it is now.
@@ -170,6 +173,9 @@ pub struct Snapshot {
     pub modules: Vec<String>,
     /// Its frame buffers.
     pub framebuffers: Vec<Framebuffer>,
+    /// What its owner wanted done differently.
+    #[serde(default)]
+    pub wishes: Wishes,
     /// Frame buffers that the firmware left in its memory, which a driver drew into.
     #[serde(default)]
     pub firmware: Vec<FirmwareFramebuffer>,
@@ -198,6 +204,7 @@ impl Snapshot {
                 driver: function.driver.clone(),
                 module: root.link_name(&device(*address).join("driver/module")).ok(),
                 driver_override: function.driver_override.clone(),
+                reset_method: None,
             })
         };
         let functions: Vec<Before> = card.functions.iter().map(before).collect::<Result<_>>()?;
@@ -220,14 +227,24 @@ impl Snapshot {
             consoles: host.consoles.clone(),
             functions,
             units: Vec::new(),
+            wishes: Wishes::default(),
         })
+    }
+
+    /// Keeps how the display is reset, because it is about to be changed.
+    pub fn keep_reset_method(&mut self, root: &(impl Root + ?Sized)) {
+        let display = self.card.address;
+        for before in self.functions.iter_mut().filter(|before| before.address == display) {
+            before.reset_method = root.text(&device(display).join("reset_method")).ok();
+        }
     }
 
     /// The consoles that a card with a screen brings back. They belong to all screens of the machine, so one that was
     /// off may have been so because another card was away: on counts, off does not.
     pub fn screen_consoles<'s>(&'s self, host: &Host) -> impl Iterator<Item = &'s Console> + use<'s> {
         let modular = |console: &&Console| console.name.starts_with("(M)");
-        let any = !self.framebuffers.is_empty()
+        let any = !self.wishes.leave_consoles
+            && !self.framebuffers.is_empty()
             && (self.screens(host).next().is_some() || !host.framebuffers.is_empty());
         self.consoles.iter().filter(modular).filter(move |_| any)
     }

@@ -4,9 +4,10 @@
 use super::{
     client, record,
     record::Phase,
+    request::{Request, Way, Wishes},
     snapshot::Card,
     stop,
-    worker::{self, Outcome, Request, Way},
+    worker::{self, Outcome},
 };
 use crate::{
     error::{Error, Status},
@@ -32,11 +33,14 @@ use std::{
     time::Duration,
 };
 
+/// How long a write may take.
+const LIMIT: Duration = Duration::from_secs(30);
+
 /// What is the same again once a card is home.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Portrait {
-    /// Address, driver, override.
-    functions: Vec<(Address, Option<&'static str>, Option<String>)>,
+    /// Address, driver, override, ways of reset.
+    functions: Vec<(Address, Option<&'static str>, Option<String>, &'static str)>,
     /// Function and name: the number is the lowest that is free.
     framebuffers: BTreeSet<(usize, &'static str)>,
     /// Whether the terminals are drawn on a screen. Off, they may come back on.
@@ -58,7 +62,9 @@ fn portrait(sim: &Sim) -> Portrait {
         functions: kernel
             .functions
             .iter()
-            .map(|f| (f.address, f.driver.map(|driver| KINDS[driver].driver), f.driver_override.clone()))
+            .map(|f| {
+                (f.address, f.driver.map(|driver| KINDS[driver].driver), f.driver_override.clone(), f.methods)
+            })
             .collect(),
         framebuffers: drivers_own(kernel),
         drawn: kernel.consoles.bound,
@@ -270,16 +276,18 @@ impl Run {
         self.operation += 1;
         let stop = way == Way::Lend && self.random.coin();
         self.may_stop |= stop;
+        let methods = ["flr", "bus", "device_specific"];
+        let one = usize::try_from(self.random.below(3)).unwrap();
+        let wishes = Wishes {
+            leave_consoles: false,
+            reset_method: (self.random.below(4) == 0).then(|| methods[one].to_owned()),
+            reboot_when_hung: None,
+        };
         Request {
-            op: format!("{}-{}", self.seed, self.operation),
-            way,
-            address,
             together: self.cards.iter().copied().filter(|other| *other != address).collect(),
-            limit: Duration::from_secs(30),
-            step: false,
             stop: if stop { vec![stop::ALL.to_owned()] } else { Vec::new() },
-            home_after: None,
-            guest: None,
+            wishes,
+            ..Request::new(format!("{}-{}", self.seed, self.operation), way, address, LIMIT)
         }
     }
 
@@ -326,17 +334,7 @@ impl Run {
             let told = client::hanging(sim, address, &write);
             assert_eq!(told.status, Status::NotUndone);
             drop(host::observe(sim));
-            let request = Request {
-                op: "other".into(),
-                way: Way::Home,
-                address,
-                together: Vec::new(),
-                limit: Duration::from_secs(30),
-                step: false,
-                stop: Vec::new(),
-                home_after: None,
-                guest: None,
-            };
+            let request = Request::new("other".into(), Way::Home, address, LIMIT);
             let error = worker::work(sim, &request).unwrap_err();
             assert_eq!(error.status, Status::Refused, "{error}");
             assert_eq!(writes, sim.kernel(|kernel| kernel.written.len()));
@@ -404,9 +402,14 @@ impl Run {
             let good = match parts.as_slice() {
                 ["sys", "bus", "pci", "drivers", _, "bind" | "unbind"]
                 | ["sys", "bus", "pci", "drivers_probe"] => own.contains(&write.value),
-                ["sys", "bus", "pci", "devices", address, "driver_override" | "reset" | "remove"] => {
-                    own.iter().any(|a| a == address)
-                }
+                [
+                    "sys",
+                    "bus",
+                    "pci",
+                    "devices",
+                    address,
+                    "driver_override" | "reset" | "reset_method" | "remove",
+                ] => own.iter().any(|a| a == address),
                 ["sys", "bus", "platform", "drivers", "efi-framebuffer", "bind" | "unbind"] => {
                     let boot = self
                         .before
@@ -639,17 +642,7 @@ fn a_card_goes_and_comes_home() {
     let nodes: Vec<_> = holders::nodes(&sim, found.functions[1]).into_iter().collect();
     assert!(nodes.contains(&"/dev/snd/controlC0".into()), "{nodes:?}");
     let before = portrait(&sim);
-    let request = |op: &str, way| Request {
-        op: op.into(),
-        way,
-        address: found.address,
-        together: Vec::new(),
-        limit: Duration::from_secs(30),
-        step: false,
-        stop: Vec::new(),
-        home_after: None,
-        guest: None,
-    };
+    let request = |op: &str, way| Request::new(op.into(), way, found.address, LIMIT);
     assert_eq!(worker::work(&sim, &request("1", Way::Lend)).unwrap(), Outcome::Lent);
     assert_eq!(driver_of(&sim, found.functions[1]).as_deref(), Some(VFIO));
     assert!(!sim.exists(Path::new("/sys/class/vtconsole/vtcon1")));

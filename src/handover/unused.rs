@@ -7,8 +7,9 @@ use super::{
     client,
     holders::{holders, nodes},
     record::{self, Phase, State, millis},
+    request::{Request, Way},
     snapshot::key,
-    worker::{self, Request, Way},
+    worker,
 };
 use crate::{
     error::{Error, Result},
@@ -42,17 +43,7 @@ pub fn watch(machine: &dyn Machine, address: Address, op: &str) -> Result<()> {
     if over {
         return keep(machine, address).map(drop);
     }
-    let request = Request {
-        op: format!("{op}-unused"),
-        way: Way::Home,
-        address,
-        together: Vec::new(),
-        limit: Duration::from_secs(60),
-        step: false,
-        stop: Vec::new(),
-        home_after: None,
-        guest: None,
-    };
+    let request = Request::new(format!("{op}-unused"), Way::Home, address, Duration::from_secs(60));
     worker::work(machine, &request).map(drop)
 }
 

@@ -6,9 +6,11 @@
 //! it, and when it completes the card is brought home.
 
 use super::{
+    guard,
     holders::{holders, nodes},
     preflight::{self, Held},
     record::{self, Event, Phase, Recorder, State, millis},
+    request::{Request, Way, Wishes},
     snapshot::{Card, Snapshot, boot_id},
     stop,
 };
@@ -17,45 +19,13 @@ use crate::{
     host::{self, Host},
     machine::{Finished, Machine, Program, Root, process, wait_until},
     pci::Address,
-    plan::live::{self, Goal, LivePlan, Rescue, VFIO},
+    plan::live::{self, Goal, LivePlan, Rescue, Reset, VFIO},
     step::live::{Hands, LiveStep, driver_of},
 };
 use std::{cell::Cell, path::Path, time::Duration};
 
 /// Lines of the kernel's log that are shown after a stage.
 const KERNEL_LINES: usize = 10;
-
-/// Where to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Way {
-    /// To vfio-pci.
-    Lend,
-    /// To the host.
-    Home,
-}
-
-/// What a worker is asked for.
-#[derive(Debug, Clone)]
-pub struct Request {
-    /// Names the operation: a worker that is started again with the same one goes on with it.
-    pub op: String,
-    /// Where to.
-    pub way: Way,
-    /// The card.
-    pub address: Address,
-    /// Other cards that the same command takes: their functions are no strangers in a shared group.
-    pub together: Vec<Address>,
-    /// How long one write may take before it counts as hanging.
-    pub limit: Duration,
-    /// Whether to wait for the owner's word before each stage.
-    pub step: bool,
-    /// What of the host's may be stopped for it, as [`stop::Stop::word`] names it; `all` is everything.
-    pub stop: Vec<String>,
-    /// After how long it goes home by itself, unless somebody has taken it or it was said to be kept.
-    pub home_after: Option<Duration>,
-    /// The guest that it is lent for.
-    pub guest: Option<String>,
-}
 
 /// What came of it, when it went well.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -161,6 +131,10 @@ fn carry(recorder: &Recorder, request: &Request) -> Result<Outcome> {
         goal: if request.way == Way::Lend { "lend" } else { "home" }.to_owned(),
         boot_id: boot_id(machine)?,
     })?;
+    let known = record::snapshot(machine, request.address)?.map(|known| known.wishes).unwrap_or_default();
+    if let Some(after) = request.wishes.clone().or(&known).reboot_when_hung {
+        guard::start(machine, request, after)?;
+    }
     let worker = Worker { recorder, request, hung: Cell::new(false) };
     match (request.way, resumed) {
         (Way::Lend, Some(Phase::Lending | Phase::Homing | Phase::Stuck)) => {
@@ -180,6 +154,17 @@ pub fn held(root: &(impl Root + ?Sized), card: &Card) -> Vec<Held> {
         holders: holders(root, &nodes(root, *address)),
     });
     held.collect()
+}
+
+/// How a card is reset: as its owner says, or by the module that knows how, where that is loaded. Its way is not taken
+/// by itself since 5.15: the kernel chose before the module was there (<https://github.com/gnif/vendor-reset>).
+pub fn reset_of(machine: &(impl Root + ?Sized), host: &Host, card: &Card, wishes: &Wishes) -> Option<Reset> {
+    if let Some(method) = &wishes.reset_method {
+        return Some(Reset { method: method.clone(), must: true });
+    }
+    let amd = host.function(card.address).is_some_and(|f| f.is_display() && f.vendor == Some(0x1002));
+    let there = amd && machine.exists(Path::new("/sys/module/vendor_reset"));
+    there.then(|| Reset { method: "device_specific".to_owned(), must: false })
 }
 
 struct Worker<'r, 'm> {
@@ -206,7 +191,8 @@ impl Worker<'_, '_> {
         let together: Vec<_> = together.collect::<Result<_>>()?;
         let held = held(machine, &card);
         let stops = stop::stops(machine, &held);
-        let plan = live::live(&host, Goal::Lend(&card, &stops))?;
+        let reset = reset_of(machine, &host, &card, &self.request.wishes);
+        let plan = live::live(&host, Goal::Lend(&card, &stops, reset.as_ref()))?;
         if plan.stages.is_empty() {
             return Ok(Outcome::WasLent);
         }
@@ -221,6 +207,10 @@ impl Worker<'_, '_> {
             let now = millis(machine.now());
             let mut snapshot = Snapshot::take(machine, &host, &card, now)?;
             snapshot.units = stop::units(&stops);
+            snapshot.wishes = self.request.wishes.clone();
+            if reset.is_some() {
+                snapshot.keep_reset_method(machine);
+            }
             record::set_snapshot(machine, &snapshot)?;
         }
         self.set(&card, Phase::Lending)?;
@@ -253,7 +243,8 @@ impl Worker<'_, '_> {
     fn home(&self) -> Result<Outcome> {
         let machine = self.machine();
         let address = self.request.address;
-        let Some(snapshot) = record::snapshot(machine, address)? else { return self.give() };
+        let Some(mut snapshot) = record::snapshot(machine, address)? else { return self.give() };
+        snapshot.wishes = self.request.wishes.clone().or(&snapshot.wishes);
         let card = &snapshot.card;
         let now = snapshot.card_now(&self.look());
         if let Some(refusal) = preflight::refuse_home(&now, &held(machine, &now)) {

@@ -11,8 +11,8 @@ use crate::{
     handover::{
         client::{self, new_op},
         record::millis,
+        request::{Request, Way},
         snapshot::Card,
-        worker::{Request, Way},
     },
     host,
     machine::{Machine, live::Live},
@@ -219,7 +219,7 @@ fn taken(card: &Card, who: &str) -> Error {
 
 fn lend(machine: &Live, guest: &Guest, hold: &Hold) -> Result<()> {
     for address in &hold.borrowed {
-        let request = request(machine, hold, *address, Way::Lend, &guest.stop);
+        let request = request(machine, hold, *address, Way::Lend, Some(guest));
         let lent = client::carry_out(machine, super::has_systemd(machine), &request);
         lent.map_err(|error| match error.status {
             Status::Refused => error.hint(format!(
@@ -237,18 +237,14 @@ pub(super) fn request(
     hold: &Hold,
     address: Address,
     way: Way,
-    stop: &[String],
+    guest: Option<&Guest>,
 ) -> Request {
     Request {
-        op: format!("{}-{address}", new_op(machine)),
-        way,
-        address,
         together: hold.cards.iter().map(|card| card.address).filter(|other| *other != address).collect(),
-        limit: WRITE,
-        step: false,
-        stop: stop.to_vec(),
-        home_after: None,
+        stop: guest.map(|guest| guest.stop.clone()).unwrap_or_default(),
         guest: Some(hold.name.clone()),
+        wishes: guest.map(|guest| guest.wishes.clone()).unwrap_or_default(),
+        ..Request::new(format!("{}-{address}", new_op(machine)), way, address, WRITE)
     }
 }
 
@@ -336,7 +332,13 @@ mod tests {
     #[test]
     fn the_uuid_is_the_domains_or_the_one_that_was_enabled() {
         let call = Call { name: "a", operation: "release", part: "end" };
-        let guest = Guest { schema: 1, name: "a".into(), uuid: Some("2".into()), stop: Vec::new() };
+        let guest = Guest {
+            schema: 1,
+            name: "a".into(),
+            uuid: Some("2".into()),
+            stop: Vec::new(),
+            wishes: crate::handover::request::Wishes::default(),
+        };
         let xml = "<domain><name>a</name><uuid>1</uuid></domain>";
         assert_eq!(uuid(&call, Some(&guest), &mut xml.as_bytes()).unwrap(), "1");
         assert_eq!(uuid(&call, Some(&guest), &mut "".as_bytes()).unwrap(), "2");

@@ -400,8 +400,13 @@ mod tests {
     #[test]
     fn a_guest_is_a_file_of_ours() {
         let (_folder, root) = tree(&[]);
-        let guest =
-            Guest { schema: 1, name: "win10".into(), uuid: None, stop: vec!["lightdm.service".into()] };
+        let guest = Guest {
+            schema: 1,
+            name: "win10".into(),
+            uuid: None,
+            stop: vec!["lightdm.service".into()],
+            wishes: crate::handover::request::Wishes::default(),
+        };
         let files = written(&enable(&root, &guest).unwrap());
         let names: Vec<_> = files.iter().map(|(path, mode, _)| (path.as_str(), *mode)).collect();
         assert_eq!(names[names.len() - 2], ("/var/lib/gpuferry/guests", 0o700));

@@ -31,6 +31,7 @@ pub mod watch;
 
 use crate::{
     error::{Error, Result},
+    handover::request::Wishes,
     journal::STATE,
     machine::{Machine, Root},
 };
@@ -52,6 +53,9 @@ pub struct Guest {
     /// Who may be stopped for it, in the words of [`crate::handover::stop::Stop::word`].
     #[serde(default)]
     pub stop: Vec<String>,
+    /// What is to be done differently with its cards.
+    #[serde(default)]
+    pub wishes: Wishes,
 }
 
 /// Where the guests that were enabled are on record.
@@ -134,7 +138,13 @@ mod tests {
         assert_eq!(Guest::all(&root).unwrap(), []);
         let guests = folder.path().join("var/lib/gpuferry/guests");
         std::fs::create_dir_all(&guests).unwrap();
-        let guest = Guest { schema: 1, name: "win10".into(), uuid: None, stop: Vec::new() };
+        let guest = Guest {
+            schema: 1,
+            name: "win10".into(),
+            uuid: None,
+            stop: Vec::new(),
+            wishes: Wishes::default(),
+        };
         std::fs::write(guests.join("win10.json"), guest.text().unwrap()).unwrap();
         std::fs::write(guests.join(".gpuferry-new.x.json"), "half").unwrap();
         assert_eq!(Guest::load(&root, "win10").unwrap(), Some(guest.clone()));

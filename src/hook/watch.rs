@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result, Status},
-    handover::{awake, client, worker::Way},
+    handover::{awake, client, request::Way},
     machine::{
         Machine,
         process::{self, Process},
@@ -122,7 +122,7 @@ pub(super) fn home(machine: &dyn Machine, hold: &Hold) -> Result<()> {
     for address in &hold.borrowed {
         // The worker of a hook that was killed goes on: it ends first.
         wait_until(machine, RELEASE, || !client::at_work(machine, *address));
-        let request = request(machine, hold, *address, Way::Home, &[]);
+        let request = request(machine, hold, *address, Way::Home, None);
         if let Err(error) = client::carry_out(machine, super::has_systemd(machine), &request) {
             let stays = error.with_status(Status::NotUndone).detail(format!("{address} is not home"));
             failure = Some(match failure {

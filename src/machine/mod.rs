@@ -307,7 +307,7 @@ pub trait FolderWatch {
 ///
 /// Returns whether it came true before the deadline. The only way to wait for a state in this program.
 pub fn wait_until(machine: &dyn Machine, deadline: Duration, mut done: impl FnMut() -> bool) -> bool {
-    let end = machine.uptime() + deadline;
+    let end = machine.uptime().saturating_add(deadline);
     let mut pause = Duration::from_millis(2);
     loop {
         if done() {

@@ -19,12 +19,21 @@ use crate::{
 /// Where a card should be.
 #[derive(Debug, Clone, Copy)]
 pub enum Goal<'a> {
-    /// With vfio-pci, for a guest, once these have ended.
-    Lend(&'a Card, &'a [Stop]),
+    /// With vfio-pci, for a guest, once these have ended; reset in this way, where one is named.
+    Lend(&'a Card, &'a [Stop], Option<&'a Reset>),
     /// As it was before it was lent.
     Home(&'a Snapshot),
     /// With the host's own driver, whichever that is: for a card that was never the host's in this boot.
     Give(&'a Card),
+}
+
+/// How a card is to be reset by the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reset {
+    /// As `reset_method` takes it.
+    pub method: String,
+    /// Whether the owner named it: then the card goes so, or not at all.
+    pub must: bool,
 }
 
 /// Steps that a person sees as one.
@@ -51,7 +60,7 @@ pub const VFIO: &str = "vfio-pci";
 /// Plans it. An error is a refusal, or a machine that is not known well enough.
 pub fn live(host: &Host, goal: Goal) -> Result<LivePlan> {
     let stages = match goal {
-        Goal::Lend(card, stops) => lend(host, card, stops)?,
+        Goal::Lend(card, stops, reset) => lend(host, card, stops, reset)?,
         Goal::Home(snapshot) => home(host, snapshot)?,
         Goal::Give(card) => give(host, card)?,
     };
@@ -71,7 +80,7 @@ fn shown<'a>(addresses: impl IntoIterator<Item = &'a Address>) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-fn lend(host: &Host, card: &Card, stops: &[Stop]) -> Result<Vec<Stage>> {
+fn lend(host: &Host, card: &Card, stops: &[Stop], reset: Option<&Reset>) -> Result<Vec<Stage>> {
     let mut away = Vec::new();
     for address in &card.functions {
         let function = function(host, *address)?;
@@ -127,6 +136,16 @@ fn lend(host: &Host, card: &Card, stops: &[Stop]) -> Result<Vec<Stage>> {
             steps: vec![LiveStep::Unbind { address: function.address, driver: driver.clone() }],
         });
     }
+    // Before vfio-pci has it: its first open resets.
+    stages.extend(reset.map(|reset| Stage {
+        label: "reset",
+        text: format!("{} by {}", shown([&card.address]), reset.method),
+        steps: vec![LiveStep::ResetMethod {
+            address: card.address,
+            method: reset.method.clone(),
+            must: reset.must,
+        }],
+    }));
     let mut bind: Vec<_> = claimed().map(|address| LiveStep::Probe { address: *address }).collect();
     bind.extend(claimed().map(|address| LiveStep::AwaitDriver { address: *address, driver: VFIO.into() }));
     stages.push(Stage { label: "bind", text: format!("{} → {VFIO}", shown(&card.functions)), steps: bind });
@@ -240,6 +259,9 @@ fn home(host: &Host, snapshot: &Snapshot) -> Result<Vec<Stage>> {
         let address = now.address;
         if now.driver_override != before.driver_override {
             clear.push(LiveStep::Override { address, driver: before.driver_override.clone() });
+        }
+        if let Some(method) = before.reset_method.clone() {
+            clear.push(LiveStep::ResetMethod { address, method, must: false });
         }
         if now.driver == before.driver {
             continue;

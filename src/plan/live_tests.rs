@@ -62,7 +62,7 @@ fn steps(plan: &LivePlan) -> Vec<String> {
 #[test]
 fn the_way_out_frees_the_audio_first_and_the_display_last() {
     let host = host();
-    let plan = live(&host, Goal::Lend(&card(&host), &[])).unwrap();
+    let plan = live(&host, Goal::Lend(&card(&host), &[], None)).unwrap();
     assert_eq!(
         steps(&plan),
         [
@@ -139,7 +139,7 @@ fn the_firmwares_frame_buffer_goes_after_the_console_and_comes_back_where_it_can
         function: Some(at("01:00.0")),
     };
     host.firmware_framebuffers = vec![screen.clone()];
-    let plan = live(&host, Goal::Lend(&card(&host), &[])).unwrap();
+    let plan = live(&host, Goal::Lend(&card(&host), &[], None)).unwrap();
     assert_eq!(
         steps(&plan)[4..7],
         [
@@ -149,7 +149,7 @@ fn the_firmwares_frame_buffer_goes_after_the_console_and_comes_back_where_it_can
         ]
     );
     set(&mut host, "01:00.0", None, None);
-    let plan = live(&host, Goal::Lend(&card(&host), &[])).unwrap();
+    let plan = live(&host, Goal::Lend(&card(&host), &[], None)).unwrap();
     assert!(steps(&plan)[4].contains("vtcon1") && steps(&plan)[5].contains("efi-framebuffer"));
 
     let before = snapshot(&host);
@@ -174,14 +174,14 @@ fn the_firmwares_frame_buffer_goes_after_the_console_and_comes_back_where_it_can
 #[test]
 fn a_card_that_is_lent_needs_nothing() {
     let host = lent();
-    assert!(live(&host, Goal::Lend(&card(&host), &[])).unwrap().stages.is_empty());
+    assert!(live(&host, Goal::Lend(&card(&host), &[], None)).unwrap().stages.is_empty());
 }
 
 #[test]
 fn a_console_that_has_another_screen_is_left_to_the_kernel() {
     let mut host = host();
     host.framebuffers.push(Framebuffer { index: 1, name: "i915drmfb".into(), function: Some(at("00:02.0")) });
-    let plan = live(&host, Goal::Lend(&card(&host), &[])).unwrap();
+    let plan = live(&host, Goal::Lend(&card(&host), &[], None)).unwrap();
     assert!(!steps(&plan).iter().any(|step| step.contains("vtcon")), "{:?}", steps(&plan));
 }
 
@@ -295,7 +295,7 @@ fn with_nvidia(version: &str, above: &[&str]) -> Host {
 #[test]
 fn the_only_card_goes_with_the_modules_of_its_driver() {
     let host = with_nvidia("470.256.02", &["gdrdrv", "nvidia_drm", "nvidia_modeset", "nvidia_uvm", "other"]);
-    let steps = steps(&live(&host, Goal::Lend(&card(&host), &[])).unwrap());
+    let steps = steps(&live(&host, Goal::Lend(&card(&host), &[], None)).unwrap());
     let at = |step: &str| steps.iter().position(|s| s == step).unwrap_or_else(|| panic!("{step}: {steps:?}"));
     let unloads: Vec<_> = steps.iter().filter(|step| step.starts_with("rmmod")).collect();
     assert_eq!(
@@ -319,7 +319,7 @@ fn where_another_card_stays_its_modules_stay() {
     let twin = driven("05:00.0", "030000", "10de:2204", "nvidia", 20);
     let mut host = with_nvidia("595.45.04", &["nvidia_drm", "nvidia_modeset"]);
     host.functions.push(twin.clone());
-    let steps = steps(&live(&host, Goal::Lend(&card(&host), &[])).unwrap());
+    let steps = steps(&live(&host, Goal::Lend(&card(&host), &[], None)).unwrap());
     assert!(!steps.iter().any(|step| step.starts_with("rmmod")), "{steps:?}");
     assert!(
         steps.contains(&"echo 0000:01:00.0 > /sys/bus/pci/drivers/nvidia/unbind".to_owned()),
@@ -328,18 +328,18 @@ fn where_another_card_stays_its_modules_stay() {
     // An older driver would hang in the unbind.
     let mut host = with_nvidia("570.86.15", &["nvidia_drm", "nvidia_modeset"]);
     host.functions.push(twin);
-    let error = live(&host, Goal::Lend(&card(&host), &[])).unwrap_err();
+    let error = live(&host, Goal::Lend(&card(&host), &[], None)).unwrap_err();
     assert!(error.message.contains("0000:05:00.0") && error.message.contains("570.86.15"), "{error}");
     // With nobody but the twin's guest on vfio-pci the modules are free to go.
     set(&mut host, "05:00.0", Some(VFIO), None);
-    assert!(live(&host, Goal::Lend(&card(&host), &[])).is_ok());
+    assert!(live(&host, Goal::Lend(&card(&host), &[], None)).is_ok());
 }
 
 #[test]
 fn without_an_iommu_nothing_goes() {
     let mut host = host();
     host.functions.iter_mut().for_each(|function| function.iommu_group = None);
-    let error = live(&host, Goal::Lend(&card(&host), &[])).unwrap_err();
+    let error = live(&host, Goal::Lend(&card(&host), &[], None)).unwrap_err();
     assert_eq!(error.status, crate::error::Status::Blocked);
 }
 
@@ -371,7 +371,7 @@ fn who_uses_the_card_ends_first_and_starts_last() {
         sessions: vec!["2".into()],
     }];
     host.gpus.retain(|gpu| gpu.address == at("01:00.0"));
-    let plan = steps(&live(&host, Goal::Lend(&card(&host), &stops)).unwrap());
+    let plan = steps(&live(&host, Goal::Lend(&card(&host), &stops, None)).unwrap());
     assert_eq!(
         plan[..4],
         [

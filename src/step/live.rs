@@ -116,6 +116,15 @@ pub enum LiveStep {
         /// Its name in /proc/fb.
         name: String,
     },
+    /// Says how the kernel is to reset a function.
+    ResetMethod {
+        /// The function.
+        address: Address,
+        /// Ways, first to last, as `reset_method` has them.
+        method: String,
+        /// Whether it is a failure when the kernel does not take it.
+        must: bool,
+    },
     /// Resets a function by the kernel's own choice of method, where it has one.
     Reset {
         /// The function, which has no driver.
@@ -224,6 +233,9 @@ impl LiveStep {
             }
             Self::AwaitDriver { address, driver } => format!("wait until {driver} has {address}"),
             Self::AwaitFramebuffer { address, name } => format!("wait for frame buffer {name} of {address}"),
+            Self::ResetMethod { address, method, .. } => {
+                format!("echo '{method}' > {}/reset_method", device(*address).display())
+            }
             Self::Reset { address } => format!("echo 1 > {}/reset", device(*address).display()),
             Self::Remove { address } => format!("echo 1 > {}/remove", device(*address).display()),
             Self::Rescan { .. } => "echo 1 > /sys/bus/pci/rescan".to_owned(),
@@ -284,6 +296,10 @@ impl LiveStep {
             },
             Self::AwaitDriver { address, driver } => await_driver(machine, *address, driver),
             Self::AwaitFramebuffer { address, name } => await_framebuffer(machine, *address, name),
+            Self::ResetMethod { address, method, must } => {
+                let set = set_reset_method(hands, *address, method);
+                if *must { set } else { set.or(Ok(())) }
+            }
             Self::Reset { address } => {
                 let path = device(*address).join("reset");
                 // Without a reset method there is no such file (drivers/pci/pci.c, `pci_dev_reset_attr_is_visible`).
@@ -338,6 +354,22 @@ fn set_override(hands: &dyn Hands, address: Address, driver: Option<&str>) -> Re
     let now = hands.machine().text(&path).map_err(|error| Error::io("read", &path, &error))?;
     let now = Some(now.as_str()).filter(|now| !now.is_empty() && *now != "(null)");
     if now == driver { Ok(()) } else { hands.write(&path, driver.unwrap_or("\n")) }
+}
+
+/// A word that the kernel does not know, or that this device does not do, is no valid argument (drivers/pci/pci.c,
+/// `reset_method_store`). Since 5.15; without any method there is no such file.
+fn set_reset_method(hands: &dyn Hands, address: Address, method: &str) -> Result<()> {
+    let path = device(address).join("reset_method");
+    let Ok(now) = hands.machine().text(&path) else {
+        return Err(Error::failed(format!("{address} has no choice of ways to be reset"))
+            .detail("the kernel is older than 5.15, or knows no way at all to reset it"));
+    };
+    if now == method {
+        return Ok(());
+    }
+    hands.write(&path, method).map_err(|error| {
+        error.hint(format!("{address} can be reset by {now}: --reset-method takes one of these"))
+    })
 }
 
 fn await_driver(machine: &dyn Machine, address: Address, driver: &str) -> Result<()> {

@@ -19,7 +19,7 @@ pub mod qmp;
 pub mod run;
 
 use crate::{
-    handover::{awake, record, snapshot::Card},
+    handover::{awake, record, request::Wishes, snapshot::Card},
     machine::{Machine, process},
     pci::Address,
 };
@@ -119,6 +119,9 @@ pub struct Spec {
     /// Who may be stopped for them, as `handover::stop::Stop::word` names them.
     #[serde(default)]
     pub stop: Vec<String>,
+    /// What is to be done differently with them.
+    #[serde(default)]
+    pub wishes: Wishes,
     /// Memory in MiB.
     pub memory_mib: u64,
     /// Virtual processors.
@@ -156,6 +159,7 @@ impl Spec {
             name: name.to_owned(),
             cards: Vec::new(),
             stop: Vec::new(),
+            wishes: Wishes::default(),
             memory_mib: 2048,
             cpus: 2,
             disks: Vec::new(),

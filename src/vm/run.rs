@@ -12,8 +12,9 @@ use crate::{
     handover::{
         awake, client,
         record::{self, Event, Recorder, millis},
+        request::{Request, Way},
         snapshot::Card,
-        worker::{self, Outcome, Request, Way},
+        worker::{self, Outcome},
     },
     host,
     machine::{
@@ -230,16 +231,13 @@ impl Guest<'_> {
 
     fn request(&self, address: Address, way: Way) -> Request {
         let word = if way == Way::Lend { "lend" } else { "home" };
+        let op = format!("{}-{word}-{address}", self.op);
         Request {
-            op: format!("{}-{word}-{address}", self.op),
-            way,
-            address,
             together: self.spec.cards.iter().map(|card| card.address).collect(),
-            limit: Duration::from_secs(60),
-            step: false,
             stop: self.spec.stop.clone(),
-            home_after: None,
             guest: Some(self.spec.name.clone()),
+            wishes: self.spec.wishes.clone(),
+            ..Request::new(op, way, address, Duration::from_secs(60))
         }
     }
 

@@ -122,7 +122,12 @@ pub(crate) struct Function {
     pub(crate) on_bus: bool,
     /// It has the attribute `reset`.
     pub(crate) resets: bool,
+    /// How, first to last.
+    pub(crate) methods: &'static str,
 }
+
+/// What every function here that resets can do (drivers/pci/pci.c, `pci_reset_fn_methods`).
+const METHODS: [&str; 4] = ["flr bus", "flr", "bus", "bus flr"];
 
 impl Function {
     pub(crate) fn new(address: &str, class: u32, id: (u16, u16), group: Option<u32>) -> Self {
@@ -143,6 +148,7 @@ impl Function {
             sound: None,
             on_bus: true,
             resets: true,
+            methods: METHODS[0],
         }
     }
 
@@ -633,6 +639,7 @@ impl Kernel {
                 match *attribute {
                     "driver_override" => self.set_override(index, &task.value),
                     "remove" => self.remove(task, index, now),
+                    "reset_method" => Some(self.set_reset_method(index, &task.value)),
                     "reset" => self.reset(index, &task.value),
                     _ => Some(Err(errno(2))),
                 }
@@ -758,6 +765,16 @@ impl Kernel {
         Some(Ok(()))
     }
 
+    /// `reset_method_store`: under no lock; a way that it does not have is no valid argument.
+    fn set_reset_method(&mut self, index: usize, value: &str) -> io::Result<()> {
+        if !self.functions[index].resets {
+            return Err(errno(2));
+        }
+        let known = METHODS.into_iter().find(|methods| *methods == value.trim()).ok_or_else(|| errno(22))?;
+        self.functions[index].methods = known;
+        Ok(())
+    }
+
     fn cure(&mut self, index: usize, cure: Cure) {
         let cured = |trouble: &Trouble| matches!(trouble, Trouble::ProbeFails(.., by) if *by == cure);
         self.functions[index].trouble.retain(|trouble| !cured(trouble));
@@ -800,6 +817,7 @@ impl Kernel {
             if !self.functions[index].on_bus {
                 self.functions[index].on_bus = true;
                 self.functions[index].driver_override = None;
+                self.functions[index].methods = METHODS[0];
                 self.cure(index, Cure::Rescan);
                 self.attach(index);
             }

@@ -161,6 +161,7 @@ impl Kernel {
         tree.file(&format!("{folder}/driver_override"), format!("{only}\n"));
         if function.resets {
             tree.file(&format!("{folder}/reset"), "");
+            tree.file(&format!("{folder}/reset_method"), format!("{}\n", function.methods));
         }
         if let Some(kind) = function.kind().filter(|_| function.releasing.is_none()) {
             let up = "../".repeat(function.place.len() + 2);
