@@ -21,7 +21,7 @@ fn the_firmwares_frame_buffer_goes_and_its_loss_is_told() {
     host.run(&format!("echo efi-framebuffer.0 > {screen}/bind && cat /proc/fb")).ok().prints("EFI VGA");
 
     let out = host.run(&format!("gpuferry detach {CARD}")).ok();
-    out.prints("efi-framebuffer").prints("does not come back before a reboot").prints("is lent");
+    out.prints("frame buffer, unbound").prints("does not come back before a reboot").prints("is lent");
     host.expect_driver(CARD, "vfio-pci");
     assert_eq!(framebuffers(&host), "");
     // vfio-pci has thrown the device out, as the kernel does since 6.0.

@@ -14,3 +14,4 @@ mod nvidia;
 mod observe;
 mod sequences;
 mod smoke;
+mod wishes;

@@ -29,7 +29,7 @@ use std::{
     collections::BTreeSet,
     panic::catch_unwind,
     path::Path,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -596,22 +596,27 @@ fn single() -> Option<u64> {
     std::env::var("GPUFERRY_SEED").ok()?.parse().ok()
 }
 
-/// 100,000 with `GPUFERRY_SOAK=1`; a single one with `GPUFERRY_SEED=N`.
+/// 1,000, and on for `GPUFERRY_SECONDS=N`; 100,000 with `GPUFERRY_SOAK=1`; a single one with `GPUFERRY_SEED=N`.
 #[test]
 fn whatever_happens_the_card_comes_home() {
     if let Some(seed) = single() {
         return hand_over(seed);
     }
-    let seeds: u64 = if std::env::var_os("GPUFERRY_SOAK").is_some() { 100_000 } else { 1_000 };
+    let least: u64 = if std::env::var_os("GPUFERRY_SOAK").is_some() { 100_000 } else { 1_000 };
+    let seconds = std::env::var("GPUFERRY_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
+    let end = Duration::from_secs(seconds.unwrap_or(0));
     let threads = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
     let begun = std::time::Instant::now();
-    let failed = AtomicU32::new(0);
+    let (failed, next) = (AtomicU32::new(0), AtomicU64::new(0));
     std::thread::scope(|scope| {
-        for thread in 0..threads {
-            let failed = &failed;
-            let mut own = (thread..seeds).step_by(usize::try_from(threads).unwrap());
-            scope.spawn(move || {
-                while let Some(seed) = own.next().filter(|_| failed.load(Ordering::Relaxed) < 20) {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    let over = seed >= least && begun.elapsed() >= end;
+                    if over || failed.load(Ordering::Relaxed) >= 20 {
+                        return;
+                    }
                     if catch_unwind(|| hand_over(seed)).is_err() {
                         failed.fetch_add(1, Ordering::Relaxed);
                     }
@@ -620,6 +625,7 @@ fn whatever_happens_the_card_comes_home() {
         }
     });
     assert_eq!(failed.into_inner(), 0, "each failing seed is printed above");
+    let seeds = next.into_inner() - threads;
     let rate = f64::from(u32::try_from(seeds).unwrap()) / begun.elapsed().as_secs_f64();
     println!("{seeds} simulated hand-overs, {rate:.0} a second");
 }

@@ -5,6 +5,7 @@
 
 use super::{
     goal::{BindBy, Goal},
+    managers,
     names::{GRUB_DROP_IN, HOOK, INIT_TOP},
     sources::Sources,
 };
@@ -64,6 +65,8 @@ pub fn files(host: &Host, sources: &Sources, goal: &Goal) -> Result<FilePlan> {
         }
     }
     refuse_companions(host, &cards)?;
+    let going: Vec<&Function> = cards.iter().flat_map(|card| card.functions.iter().copied()).collect();
+    managers::refuse(host, &going)?;
     check_tools(host)?;
     check_grub_files(sources)?;
     let mut words: Vec<String> = iommu_word(host, sources)?.into_iter().collect();
@@ -373,17 +376,7 @@ fn notes(host: &Host, sources: &Sources, cards: &[Card]) -> Vec<String> {
     if kernel::words(cmdline).iter().any(|word| word == "gpuferry.off" || word == "gpuferry.off=1") {
         notes.push("gpuferry.off=1 is on the kernel command line now: with it nothing is bound".to_owned());
     }
-    for (path, text) in &sources.modprobe {
-        let options = text.lines().map(str::trim).filter(|line| line.starts_with("options"));
-        for line in options.filter(|line| line.contains("ids=")) {
-            notes.push(format!("{} binds by ids as well: {line}", path.display()));
-        }
-    }
-    if sources.driverctl {
-        notes.push(
-            "driverctl has overrides of its own in /etc/driverctl.d: see driverctl list-overrides".to_owned(),
-        );
-    }
+    notes.extend(managers::notes(host, &going));
     if sources.crypttab.as_deref().is_some_and(|text| text.contains("tpm2")) {
         notes.push(
             "/etc/crypttab unlocks a disk by the TPM: a new initramfs or command line may make it ask for the \

@@ -9,6 +9,7 @@ pub mod files;
 mod files_tests;
 pub mod goal;
 pub mod live;
+mod managers;
 pub mod names;
 pub mod show;
 pub mod sources;

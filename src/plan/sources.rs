@@ -23,12 +23,8 @@ pub struct Sources {
     pub own: BTreeMap<PathBuf, String>,
     /// Folders of our own files that are there.
     pub folders: BTreeSet<PathBuf>,
-    /// `/etc/modprobe.d/*.conf` that mention vfio.
-    pub modprobe: Vec<(PathBuf, String)>,
     /// `/etc/crypttab`.
     pub crypttab: Option<String>,
-    /// True where driverctl keeps overrides of its own.
-    pub driverctl: bool,
 }
 
 fn text(root: &dyn Root, path: &Path) -> Result<Option<String>> {
@@ -70,16 +66,11 @@ impl Sources {
             machine: text(root, Path::new("/etc/machine-id"))?
                 .map(|id| sha256(format!("gpuferry {}", id.trim()).as_bytes())),
             crypttab: text(root, Path::new("/etc/crypttab")).unwrap_or_default(),
-            driverctl: root.list(Path::new("/etc/driverctl.d")).is_ok_and(|names| !names.is_empty()),
             ..Self::default()
         };
         let grub = [PathBuf::from(GRUB_DEFAULTS)].into_iter().chain(inside(root, GRUB_FOLDER, ".cfg")?);
         for path in grub.filter(|path| path != Path::new(GRUB_DROP_IN)) {
             sources.grub.extend(text(root, &path)?.map(|text| (path, text)));
-        }
-        for path in inside(root, "/etc/modprobe.d", ".conf")? {
-            let text = text(root, &path)?.filter(|text| text.contains("vfio"));
-            sources.modprobe.extend(text.map(|text| (path, text)));
         }
         for path in [GRUB_DROP_IN, HOOK, INIT_TOP].map(PathBuf::from) {
             let folders = path.ancestors().skip(1).map(Path::to_owned).filter(|folder| root.exists(folder));

@@ -201,7 +201,9 @@ pub(crate) enum Happening {
 pub(crate) struct Firmware {
     /// There is a frame buffer, on the boot card.
     pub(crate) draws: bool,
+    /// vfio-pci throws it out, as since 6.0.
     pub(crate) vfio_evicts: bool,
+    /// nvidia_drm makes frame buffers of its own, as its default is since 570, and throws it out.
     pub(crate) nvidia_draws: bool,
 }
 
@@ -247,12 +249,10 @@ pub(crate) struct Kernel {
     pub(crate) matches_locked: bool,
     /// nvidia_drm keeps its devices in use for as long as it is loaded, as before 580.105.
     pub(crate) nvidia_holds: bool,
-    /// nvidia_drm makes frame buffers, as its default is since 570.
-    nvidia_draws: bool,
+    /// How it and the drivers treat what the firmware left.
+    treats: Firmware,
     /// The function whose memory has the frame buffer that the firmware left, and whether efifb draws into it.
     pub(crate) firmware: Option<(usize, bool)>,
-    /// vfio-pci throws that frame buffer out, as since 6.0.
-    vfio_evicts: bool,
     pub(crate) boot: u32,
     pub(crate) written: Vec<Written>,
     /// Devices whose lock somebody holds for good.
@@ -284,9 +284,8 @@ impl Kernel {
             happenings: Vec::new(),
             matches_locked: false,
             nvidia_holds: true,
-            nvidia_draws: firmware.nvidia_draws,
+            treats: firmware,
             firmware: None,
-            vfio_evicts: firmware.vfio_evicts,
             boot: 1,
             written: Vec::new(),
             locked: BTreeSet::new(),
@@ -368,7 +367,7 @@ impl Kernel {
                 self.evict(index);
                 self.make_screen(index, name);
             }
-            Makes::Vfio if self.vfio_evicts => self.evict(index),
+            Makes::Vfio if self.treats.vfio_evicts => self.evict(index),
             Makes::Sound => {
                 let used = |n| self.functions.iter().any(|f| f.sound == Some(n));
                 let free = (0..32).find(|n| !used(*n) && !self.is_open(&format!("snd/controlC{n}")));
@@ -412,7 +411,7 @@ impl Kernel {
         self.functions[index].card = free;
         let driver = self.functions[index].kind().map_or("", |kind| kind.driver);
         if driver == "nvidia" {
-            if !self.nvidia_draws {
+            if !self.treats.nvidia_draws {
                 return;
             }
             self.evict(index);
@@ -876,7 +875,7 @@ impl Kernel {
         let bare = !self.consoles.framebuffers.values().any(|(function, _)| *function == index);
         let name = match self.functions[index].kind().map(|kind| kind.makes) {
             Some(Makes::Screen(name)) => name,
-            Some(Makes::Nvidia) if self.nvidia_draws => "nvidia-drmdrmfb",
+            Some(Makes::Nvidia) if self.treats.nvidia_draws => "nvidia-drmdrmfb",
             _ => return,
         };
         if bare && self.functions[index].card.is_some() {
