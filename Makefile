@@ -46,13 +46,15 @@ bench: packages ## the figures of docs/performance.md
 packages:
 	@scripts/install-packages
 
-static: ## one static binary, for any host and for rescue shells
+static: packages ## one static binary, for any host and for rescue shells
 	$(STATIC) -p gpuferry
 	@echo $(BINARY)
 
 man: static ## man page and shell completions, below target/share
 	$(BINARY) generate target/share
 
-install: man ## install below PREFIX (/usr/local)
+# Not built here: root may have no cargo.
+install: ## install below PREFIX (/usr/local) what `make man` has built
+	@test -x $(BINARY) -a -d target/share || { echo 'run `make man` first, without sudo' >&2; exit 1; }
 	install -D -m 755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/gpuferry
 	cp -R target/share $(DESTDIR)$(PREFIX)/

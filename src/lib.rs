@@ -29,12 +29,13 @@
 //! | you want to add | it goes |
 //! |---|---|
 //! | a fact about a machine | a field in [`host`], read in the file of its concern there |
-//! | a rule: what a fact means | a file below [`judge`], and a line in its list of rules |
-//! | a step | a variant in [`step`], and a planner in [`plan`] that uses it |
+//! | a rule, a finding of `doctor` | a file below [`judge`]: `fn(&Host) -> Vec<Finding>`; its `mod` and a line in the list in `src/judge/mod.rs` |
+//! | a step on the disk | a variant of [`step::FileStep`], which [`plan::files`] uses |
+//! | a step in the kernel | a variant of [`step::live::LiveStep`], which [`plan::live`] uses |
 //! | a driver's way of letting go | a row in [`handover::drivers`] |
 //! | an editor for another program's file | [`edit`]: text in, text out |
 //! | a verb | a file below [`cli`], and a line in its enum |
-//! | a case on a booted machine | a test in `lab/cases/`; the crate `lab` boots it |
+//! | a case on a booted machine | a test in `lab/cases/` (a new file: its `mod` in `main.rs`); it alone: `cargo test -p lab --test cases NAME` |
 //!
 //! `docs/extending.md` has the recipes, `docs/design/` the reasons.
 
