@@ -17,15 +17,19 @@ pub(super) fn heading(line: &str) -> Option<(u32, &str)> {
             rest = after;
         }
     }
-    let mut named = false;
-    if starts_with(rest, "iommu") {
-        rest = rest.get(5..)?.trim_start_matches([' ', '_', '-', '\t']);
-        named = true;
+    let mut named = true;
+    if let Some(after) = translated(rest) {
+        rest = after;
+    } else {
+        named = starts_with(rest, "iommu");
+        if named {
+            rest = rest.get(5..)?.trim_start_matches([' ', '_', '-', '\t']);
+        }
+        if !starts_with(rest, "group") {
+            return None;
+        }
+        rest = rest.get(5..)?;
     }
-    if !starts_with(rest, "group") {
-        return None;
-    }
-    rest = rest.get(5..)?;
     if starts_with(rest, "id") || starts_with(rest, " id") {
         rest = rest.trim_start().get(2..)?;
     }
@@ -40,6 +44,36 @@ pub(super) fn heading(line: &str) -> Option<(u32, &str)> {
     // A heading has nothing after the number, or a function.
     let plain = named || after.is_empty() || !addresses(after).is_empty();
     plain.then_some((group, after))
+}
+
+/// What people made of `IOMMU Group` in their own language; what follows it.
+fn translated(text: &str) -> Option<&str> {
+    let words = [
+        "groupe iommu",
+        "grupo iommu",
+        "gruppo iommu",
+        "gruppe iommu",
+        "grupa iommu",
+        "iommu-gruppe",
+        "iommu gruppe",
+        "iommu-groep",
+        "iommu-grupp",
+        "iommu groep",
+        "iommu 组",
+        "iommu组",
+        "iommu 群組",
+        "iommu群組",
+        "iommu 分组",
+        "iommu分组",
+        "iommu グループ",
+        "iommuグループ",
+        "iommu 그룹",
+        "группа iommu",
+        "Группа IOMMU",
+        "iommu-группа",
+        "IOMMU-группа",
+    ];
+    words.iter().find_map(|word| starts_with(text, word).then(|| text.get(word.len()..)).flatten())
 }
 
 fn starts_with(text: &str, word: &str) -> bool {
@@ -92,10 +126,27 @@ pub(super) fn paths(line: &str) -> Vec<Path> {
 
 /// `IOMMU group 12` in lspci's flags (`Flags: bus master, …, IOMMU group 12`), or as a line of its own.
 pub(super) fn mentioned(line: &str) -> Option<u32> {
-    let at = line.find("IOMMU group")?;
-    let rest = line.get(at + "IOMMU group".len()..)?.trim_start_matches([':', ' ', '\t']);
+    after(line, "IOMMU group")
+}
+
+/// The group at the end of a function's line, which scripts write as they like.
+pub(super) fn behind(line: &str) -> Option<u32> {
+    ["IOMMU group", "IOMMU Group", "iommu group", "iommu_group"].iter().find_map(|word| after(line, word))
+}
+
+fn after(line: &str, word: &str) -> Option<u32> {
+    let rest = super::words::after(line, word)?.trim_start_matches([':', '=', '#', ' ', '\t']);
     let end = rest.find(|next: char| !next.is_ascii_digit()).unwrap_or(rest.len());
     rest.get(..end).and_then(number)
+}
+
+/// `0000:02:00.0 (IOMMU group 15)`: scripts that list controllers say it in brackets behind the address.
+pub(super) fn beside(line: &str) -> Option<(Address, u32)> {
+    let found = addresses(line);
+    let (address, _, end) = found.first().filter(|_| found.len() == 1)?;
+    let rest = line.get(*end..)?.trim_start().strip_prefix(['(', '[', '|'])?.trim_start();
+    let (group, _) = heading(rest)?;
+    starts_with(rest, "iommu").then_some((*address, group))
 }
 
 #[cfg(test)]
@@ -118,6 +169,14 @@ mod tests {
         ] {
             assert_eq!(found(line), Some((12, String::new())), "{line}");
         }
+        for line in ["Groupe IOMMU 7 :", "IOMMU-Gruppe 7", "IOMMU组 7", "Группа IOMMU 7:", "GRUPO IOMMU 7"]
+        {
+            assert_eq!(found(line).map(|(group, _)| group), Some(7), "{line}");
+        }
+        assert_eq!(found("IOMMU-Gruppen sind 7"), None);
+        let at = |text: &str| text.parse::<Address>().unwrap();
+        assert_eq!(beside("Bus 3 --> 0000:07:00.3 (IOMMU group 21)"), Some((at("07:00.3"), 21)));
+        assert_eq!(beside("my 07:00.3 is in IOMMU group 21"), None);
         assert_eq!(found("IOMMU Group 1 01:00.0 VGA").unwrap(), (1, "01:00.0 VGA".to_owned()));
         assert_eq!(found("Group:  1   0000:01:00.0 x   Driver: y").unwrap().0, 1);
         assert_eq!(found("Group 0:        [1022:14da]     00:01.0  Host bridge").unwrap().0, 0);

@@ -1,9 +1,13 @@
 //! A text cut into lines, without what mail, forums and terminals put around them: quote marks, markup, colours,
 //! carriage returns, and the blank line after every line.
 //!
-//! Knows nothing of listings.
+//! Knows of listings only how their lines begin: that tells a comment's mark and a lost line end from text.
 
-use super::words::head;
+use super::{
+    markup,
+    words::{addresses, head, leading_address},
+};
+use std::borrow::Cow;
 
 /// Bytes of a line that are looked at; the longest real ones (command lines, USB descriptors) have 4096.
 pub(super) const MAX_LINE: usize = 16 * 1024;
@@ -34,21 +38,28 @@ pub(super) fn lines(text: &str) -> (Vec<Line>, bool) {
     let separator = if text.contains('\n') { '\n' } else { '\r' };
     let mut whole = true;
     let mut lines = Vec::new();
-    for (index, raw) in text.split(separator).enumerate() {
-        if index >= MAX_LINES {
+    let mut take = |number: usize, raw: &str| {
+        if number > MAX_LINES {
             whole = false;
-            break;
+            return false;
         }
         let kept = head(raw, MAX_LINE);
         whole &= kept.len() == raw.len();
-        let (indent, text) = clean(kept);
-        let number = index + 1;
-        for (at, part) in parted(&text).into_iter().enumerate() {
-            let inner = if is_detail(part) { 8 } else { 0 };
-            let indent = if at == 0 { indent } else { inner };
-            lines.push(Line { number, indent, text: part.trim_end().to_owned() });
+        let meant = if is_plain(kept) { Cow::Borrowed(kept) } else { Cow::Owned(markup::meant(kept)) };
+        for one in meant.split('\n') {
+            let (indent, text) = clean(one);
+            for (at, part) in parted(&text).into_iter().enumerate() {
+                let inner = if is_detail(part) { 8 } else { 0 };
+                let indent = if at == 0 { indent } else { inner };
+                lines.push(Line { number, indent, text: part.trim_end().to_owned() });
+            }
         }
-    }
+        true
+    };
+    match markup::printable(text) {
+        Some(decoded) => decoded.iter().all(|(number, raw)| take(*number, raw)),
+        None => text.split(separator).enumerate().all(|(index, raw)| take(index + 1, raw)),
+    };
     while lines.last().is_some_and(Line::is_blank) {
         lines.pop();
     }
@@ -56,6 +67,13 @@ pub(super) fn lines(text: &str) -> (Vec<Line>, bool) {
         lines.retain(|line| !line.is_blank());
     }
     (lines, whole)
+}
+
+/// A line that has no markup in it: most have none.
+fn is_plain(line: &str) -> bool {
+    line.bytes().all(|byte| byte.is_ascii() && !matches!(byte, b'<' | b'&' | b'\\' | 0x1b))
+        && !line.contains("[/")
+        && !line.trim_start().starts_with('[')
 }
 
 /// What lspci prints on a line of its own below a function.
@@ -82,11 +100,24 @@ fn parted(text: &str) -> Vec<&str> {
         let listed = |rest: &str| address && !last.is_ascii_digit() && is_listed(rest);
         text.get(at..).is_some_and(|rest| is_detail(rest) || listed(rest) || is_logged(rest))
     };
+    // `[1234:5678] 01:00.1 Audio device`: a line end became a space. An id may also stand before its own address.
+    let spaced = |from: usize, at: usize| {
+        let closed = at >= 2 && is_at(at - 1, b' ') && (is_at(at - 2, b')') || is_at(at - 2, b']'));
+        if !closed || !bytes.get(at).is_some_and(u8::is_ascii_hexdigit) {
+            return false;
+        }
+        let listed = text.get(at..).is_some_and(is_listed);
+        let before = text.get(from..at).unwrap_or_default();
+        let first = if listed { addresses(before).first().copied() } else { None };
+        first.is_some_and(|(_, begin, _)| {
+            !before.get(..begin).is_some_and(|front| front.trim_end().ends_with(']'))
+        })
+    };
     let mut parts = Vec::new();
     let mut from = 0;
     let mut at = 1;
     while at < text.len() {
-        if begins(at) {
+        if begins(at) || spaced(from, at) {
             parts.extend(text.get(from..at));
             from = at;
             // What was just begun is not cut again inside its own address.
@@ -142,8 +173,7 @@ fn is_double_spaced(lines: &[Line]) -> bool {
 const TAGS: [&str; 8] = ["pre", "code", "quote", "spoiler", "php", "details", "font", "p"];
 
 fn clean(raw: &str) -> (usize, String) {
-    let plain = without_colours(raw);
-    let mut rest = plain.trim_end_matches(|character: char| character.is_whitespace() || character == '\0');
+    let mut rest = raw.trim_end_matches(|character: char| character.is_whitespace() || character == '\0');
     loop {
         let trimmed = rest.trim_start_matches(is_space);
         if let Some(quoted) = trimmed.strip_prefix('>') {
@@ -155,6 +185,8 @@ fn clean(raw: &str) -> (usize, String) {
         } else if let Some(inside) = without_tag(trimmed) {
             rest = inside;
         } else if let Some(inside) = trimmed.strip_prefix('`') {
+            rest = inside;
+        } else if let Some(inside) = commented(trimmed) {
             rest = inside;
         } else {
             break;
@@ -175,6 +207,14 @@ fn clean(raw: &str) -> (usize, String) {
     (indent, text.to_owned())
 }
 
+/// What a comment of a configuration file holds, where it is a line of a listing.
+fn commented(text: &str) -> Option<&str> {
+    let inside = text.strip_prefix('#')?.trim_start_matches('#');
+    let line = inside.trim_start();
+    let heading = line.get(..5).is_some_and(|word| word.eq_ignore_ascii_case("iommu"));
+    (heading || is_detail(line) || leading_address(line).is_some()).then_some(inside)
+}
+
 fn is_space(character: char) -> bool {
     character.is_whitespace() || matches!(character, '\u{feff}' | '\u{200b}' | '\0')
 }
@@ -193,34 +233,6 @@ fn without_tag(text: &str) -> Option<&str> {
     let (tag, rest) = text.strip_prefix(open)?.split_once(close)?;
     let name = tag.trim_start_matches('/').split([' ', '=']).next()?;
     TAGS.iter().any(|known| name.eq_ignore_ascii_case(known)).then_some(rest)
-}
-
-/// Without terminal escapes (`ESC [ … m`), with a no-break space as a space.
-fn without_colours(raw: &str) -> String {
-    let mut text = String::with_capacity(raw.len());
-    let mut characters = raw.chars().peekable();
-    while let Some(character) = characters.next() {
-        match character {
-            '\u{1b}' => {
-                if characters.next_if_eq(&'[').is_some() {
-                    while characters.next_if(|next| next.is_ascii_digit() || *next == ';').is_some() {}
-                    characters.next();
-                }
-            }
-            '\u{a0}' => text.push(' '),
-            '\u{feff}' | '\u{200b}' => {}
-            _ => text.push(character),
-        }
-    }
-    // What web pages make of brackets and quotes.
-    let entities =
-        [("&gt;", ">"), ("&lt;", "<"), ("&quot;", "\""), ("&#39;", "'"), ("&nbsp;", " "), ("&amp;", "&")];
-    if text.contains('&') {
-        for (entity, meant) in entities {
-            text = text.replace(entity, meant);
-        }
-    }
-    text
 }
 
 #[cfg(test)]
@@ -271,7 +283,12 @@ mod tests {
         let log =
             "[    0.536462] pci 0000:01:00.0: Adding to iommu group 17[    0.536467] pci 0000:01:00.1: x";
         assert_eq!(lines(log).0.len(), 2);
+        let spaced =
+            "01:00.0 USB controller [0c03]: X [1234:1639] 01:00.1 USB controller [0c03]: X [1234:1640]";
+        assert_eq!(lines(spaced).0.len(), 2);
         for whole in [
+            "[1234:1639] 01:00.0 USB controller: X",
+            "IOMMU group 1:\t[1234:1639] 01:00.0 USB controller: X",
             "IOMMU Group 17:01:00.0 VGA compatible",
             "10000:e0:06.0 System peripheral",
             "pci 0000:01:00.0: [10de:2203] type 00",

@@ -196,10 +196,18 @@ pub(super) fn hex_row(fact: &mut Fact, text: &str) -> Option<Row> {
     if read.is_empty() {
         return None;
     }
+    let whole = read.len() == 16;
+    // A card that was asleep or gone reads as ones; a second dump tells more.
+    if offset == 0 && fact.bytes.iter().all(|byte| *byte == 0xff) {
+        fact.bytes.clear();
+    }
+    // A dump that comes again says what is known.
+    if whole && offset + 16 <= fact.bytes.len() {
+        return Some(Row::Whole);
+    }
     if fact.bytes.len() != offset || offset + read.len() > CONFIG {
         return Some(Row::Broken);
     }
-    let whole = read.len() == 16;
     fact.bytes.extend(read);
     Some(if whole { Row::Whole } else { Row::Broken })
 }

@@ -11,6 +11,7 @@ mod group;
 mod lines;
 mod log;
 mod lspci;
+mod markup;
 mod reader;
 mod system;
 mod table;

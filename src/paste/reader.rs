@@ -102,6 +102,16 @@ fn looks_like_json(text: &str) -> bool {
     inside.is_some_and(|inside| inside.trim_start().starts_with(['"', '{', '}']))
 }
 
+/// What follows an address in a sentence, or in the rest of a message that a mail program broke: a word without a
+/// capital, a full stop. lspci and the scripts have a class there, a number or nothing.
+fn is_prose(rest: &str) -> bool {
+    let word = rest.trim_start_matches([':', ' ', '\t']);
+    let sentence = rest.starts_with(['.', ',', ';', ')', '-']);
+    let small = word.starts_with(|first: char| first.is_ascii_lowercase());
+    let number = word.get(..4).and_then(super::words::id).is_some();
+    sentence || (small && !number)
+}
+
 /// `line 7`, `lines 9 to 12`.
 fn ranges(lines: &[usize]) -> Vec<String> {
     let mut ranges: Vec<(usize, usize)> = Vec::new();
@@ -158,13 +168,18 @@ impl Reader<'_> {
         if log::breaks_off(text) || leading_address(text).is_some() {
             self.open = Some(line.clone());
         }
+        // USB devices are listed below their controller.
+        if text.starts_with("Bus ") || text.starts_with("USB:") {
+            self.device = None;
+            return;
+        }
         // A detail that is not used is no end: lspci has hundreds.
         let detail = self.device.is_some() && (line.indent > 0 || text.contains(':'));
         if !detail {
             self.members = None;
             self.device = None;
         }
-        if leading_address(text).is_some() {
+        if leading_address(text).is_some_and(|(_, rest)| !is_prose(rest)) {
             self.odd.push(line.number);
         }
     }
@@ -277,6 +292,10 @@ impl Reader<'_> {
     }
 
     fn path_line(&mut self, line: &Line) -> bool {
+        if let Some((address, group)) = group::beside(&line.text) {
+            self.facts.group(address, group);
+            return true;
+        }
         let paths = group::paths(&line.text);
         for path in &paths {
             match path {
@@ -337,7 +356,8 @@ impl Reader<'_> {
 
     fn device_line(&mut self, line: &Line) -> bool {
         let Some(found) = device::parse(&line.text) else { return false };
-        let group = found.group.or_else(|| self.member_of(line, found.address));
+        let own = found.group.or_else(|| group::behind(&line.text).filter(|_| found.is_certain()));
+        let group = own.or_else(|| self.member_of(line, found.address));
         if !found.is_certain() && group.is_none() {
             return false;
         }

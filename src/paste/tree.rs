@@ -33,6 +33,8 @@ pub(super) struct Tree {
     columns: Vec<(usize, Bus)>,
     /// A first line was there.
     begun: bool,
+    /// It is the line before this one.
+    first: bool,
 }
 
 impl Tree {
@@ -55,8 +57,25 @@ impl Tree {
             self.begun = true;
         } else if !goes_on || !self.begun {
             return None;
+        } else if self.first {
+            self.align(text, line.indent);
         }
+        self.first = begins;
         Some(self.walk(facts, text, line.indent).is_some())
+    }
+
+    /// Puts the columns of the first line where the second one has them: a text is often cut out from its first
+    /// character that is no space, so that the first line alone lost its indent. The second line goes on with what
+    /// the first one opened last.
+    fn align(&mut self, text: &str, indent: usize) {
+        let at = indent + text.len() - text.trim_start_matches(['|', ' ']).len();
+        let known = self.columns.iter().any(|(open, _)| *open == at);
+        let moved = self.columns.last().and_then(|(open, _)| at.checked_sub(*open));
+        if let (false, Some(moved)) = (known, moved) {
+            for (open, _) in &mut self.columns {
+                *open += moved;
+            }
+        }
     }
 
     fn walk(&mut self, facts: &mut Facts, text: &str, indent: usize) -> Option<()> {
@@ -203,6 +222,28 @@ mod tests {
         let audio = host.function("42:00.1".parse().unwrap()).unwrap();
         assert_eq!(audio.id().unwrap().to_string(), "10de:1aef");
         assert_eq!(host.functions.len(), 7);
+    }
+
+    #[test]
+    fn a_first_line_that_lost_its_indent_is_put_back() {
+        let (host, seen) = read(concat!(
+            "-[0000:00]---00.0-[01-0f]----00.0-[02-05]--+-01.0-[03]----00.0\n",
+            "                                              +-02.0-[04]----00.0\n",
+            "                                              \\-03.0-[05]--\n",
+        ));
+        assert_eq!(seen, [Some(true); 3]);
+        assert_eq!(
+            host.function("04:00.0".parse().unwrap()).unwrap().path.as_ref().unwrap().to_string(),
+            "0000:00:00.0/00.0/02.0/00.0"
+        );
+        let (host, seen) = read(concat!(
+            "-+-[000d:30]---00.0-[31]--\n",
+            "   +-[000a:10]---00.0-[11-12]--+-00.0\n",
+            "   |                           \\-00.1\n",
+            "   \\-[0000:00]-\n",
+        ));
+        assert_eq!(seen, [Some(true); 4]);
+        assert!(host.function("000a:11:00.1".parse().unwrap()).is_some());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use super::{machine, text};
 use gpuferry::host::{Host, Known};
 
 /// What every form that has groups and ids must tell.
-fn check(form: &str, host: &Host) {
+pub(crate) fn check(form: &str, host: &Host) {
     let at = |address: &str| {
         host.function(address.parse().unwrap())
             .unwrap_or_else(|| panic!("{form}: no {address} in {:#?}", host.functions))
@@ -58,12 +58,16 @@ fn rows() -> [(u32, &'static str, &'static str); 5] {
     ]
 }
 
-fn rows_as(form: impl Fn(u32, &str, &str) -> String) -> String {
+pub(crate) fn rows_as(form: impl Fn(u32, &str, &str) -> String) -> String {
     rows().iter().map(|(group, address, line)| form(*group, address, line)).collect()
 }
 
 /// A heading for each group, then its rows.
-fn headed(heading: impl Fn(u32) -> String, row: impl Fn(u32, &str, &str) -> String, end: &str) -> String {
+pub(crate) fn headed(
+    heading: impl Fn(u32) -> String,
+    row: impl Fn(u32, &str, &str) -> String,
+    end: &str,
+) -> String {
     let mut written = String::new();
     let mut last = None;
     for (group, address, line) in rows() {

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test that cannot go on should say where")]
 
+mod around;
 mod corpus;
 mod forms;
 mod hostile;
