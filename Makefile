@@ -34,11 +34,15 @@ check: ## format, lints, documentation, supply chain
 soak: packages ## what does not fit into `make test`: more seeds, more rounds
 	GPUFERRY_SOAK=1 $(CARGO) test --release --locked --workspace
 
+# What is found goes below fuzz/target: the corpora that are kept are only read.
+FUZZ = mkdir -p fuzz/target/corpus/$$target && nice -n 19 $(CARGO) +nightly fuzz run -s none $$target \
+	fuzz/target/corpus/$$target fuzz/corpus/$$target -- -timeout=10
+
 fuzz: ## the parsers of what others wrote, one after another (needs a nightly compiler and cargo-fuzz)
 	for target in config_space acpi_tables pci_ids edid; do \
-	nice -n 19 $(CARGO) +nightly fuzz run -s none $$target -- -runs=$(FUZZ_RUNS) -max_len=4096 -timeout=10 || exit 1; done
+	$(FUZZ) -runs=$(FUZZ_RUNS) -max_len=4096 || exit 1; done
 	for target in paste_text archive; do \
-	nice -n 19 $(CARGO) +nightly fuzz run -s none $$target -- -runs=$(FUZZ_RUNS_SLOW) -max_len=16384 -timeout=10 || exit 1; done
+	$(FUZZ) -runs=$(FUZZ_RUNS_SLOW) -max_len=16384 || exit 1; done
 
 bench: packages ## the figures of docs/performance.md
 	$(CARGO) run --release --locked -q -p lab -- bench
