@@ -3,7 +3,7 @@
 use super::{Context, print, render::wrap, source::look};
 use crate::{
     error::{Error, Result, Status},
-    host::log,
+    host::{Host, Source, log},
     judge::{self, Finding, Severity},
 };
 use clap::Args;
@@ -17,9 +17,15 @@ impl Doctor {
     #[allow(clippy::unused_self, reason = "every verb is run the same way")]
     pub(super) fn run(&self, context: &Context) -> Result<Status> {
         let (root, mut host) = look(context)?;
-        let log = log::kernel(root.as_ref()).map_err(|sentence| host.unseen.push(sentence)).ok();
+        // A text has no files: what it has of the log was read with the rest.
+        let told = |sentence| {
+            if host.source != Source::Text {
+                host.unseen.push(sentence);
+            }
+        };
+        let log = log::kernel(root.as_ref()).map_err(told).ok();
         let findings = judge::doctor(&host, log.as_ref());
-        let text = if context.json { json(&findings)? } else { text(&findings, &host.unseen) };
+        let text = if context.json { json(&findings)? } else { text(&findings, &host) };
         print(&text)?;
         let blocks = findings.iter().any(|finding| finding.severity == Severity::Blocking);
         Ok(if blocks { Status::Blocked } else { Status::Done })
@@ -32,7 +38,7 @@ fn json(findings: &[Finding]) -> Result<String> {
     text.map(|text| text + "\n").map_err(|error| Error::failed(format!("cannot write JSON: {error}")))
 }
 
-fn text(findings: &[Finding], unseen: &[String]) -> String {
+fn text(findings: &[Finding], host: &Host) -> String {
     let mut text = String::new();
     for finding in findings {
         let severity = match finding.severity {
@@ -55,11 +61,13 @@ fn text(findings: &[Finding], unseen: &[String]) -> String {
         }
         text.push('\n');
     }
-    for sentence in unseen {
+    for sentence in &host.unseen {
         text.push_str(&wrap(&format!("not seen: {sentence}"), 0));
     }
     let blocks = findings.iter().filter(|finding| finding.severity == Severity::Blocking).count();
     text.push_str(match blocks {
+        0 if host.source == Source::Text && host.gpus.is_empty() => "No graphics card is seen here.\n",
+        0 if host.source == Source::Text => "Nothing that the text tells stands in the way.\n",
         0 => "Nothing stands in the way.\n",
         1 => "One thing stands in the way.\n",
         _ => "Several things stand in the way; begin with the first.\n",

@@ -59,7 +59,14 @@ pub(super) fn parse(line: &str) -> Option<Row> {
     for _ in 0..8 {
         rest =
             rest.trim_start_matches([' ', '\t', '*', '-', '+', '|', '│', '├', '└', '─', '•', '·', '"', '\'']);
-        if let Some((address, rest)) = leading_address(rest) {
+        if let Some((mut address, mut rest)) = leading_address(rest).or_else(|| underlined(rest)) {
+            // The way from the root bus (`lspci -PP`): the last one is the function.
+            while let Some((next, after)) = rest.strip_prefix('/').and_then(leading_address) {
+                (address, rest) = (next, after);
+            }
+            if rest.starts_with('/') {
+                return None;
+            }
             let mut row = Row::at(address);
             row.group = group;
             fill(&mut row, before, rest);
@@ -98,6 +105,14 @@ pub(super) fn parse(line: &str) -> Option<Row> {
         }
     }
     None
+}
+
+/// `dom0:01_00.0`, as Qubes has it.
+fn underlined(text: &str) -> Option<(Address, &str)> {
+    let (bus, rest) = text.strip_prefix("dom0:")?.split_once('_')?;
+    let (place, rest) = rest.split_once(' ')?;
+    let address = format!("{bus}:{place}").parse().ok().filter(|_| bus.len() == 2)?;
+    Some((address, rest))
 }
 
 fn fill(row: &mut Row, before: Option<crate::pci::DeviceId>, rest: &str) {
@@ -339,6 +354,8 @@ mod tests {
             "01:00.0 \"VGA compatible controller [0300]\" \"NVIDIA Corporation [10de]\" \"GA102 [2204]\" -ra1 \"X [1458]\" \"Device [403b]\"",
             "01:00.0 \"0300\" \"10de\" \"2204\" -ra1 \"1458\" \"403b\"",
             "01:00.0 VGA compatible controller: NVIDIA Corporation Device 2204 (rev a1)",
+            "00:01.1/02:00.0/01:00.0 VGA compatible controller: NVIDIA Corporation Device 2204 (rev a1)",
+            "dom0:01_00.0  VGA compatible controller: NVIDIA Corporation Device 2204 (rev a1)",
             "01:00.0 VGA compatible controller [0300]: NVIDIA GA102 [10de:2204] (rev a1) Subsystem: Gigabyte [1458:403b]",
         ];
         for form in forms {
@@ -380,6 +397,8 @@ mod tests {
             "see 12:30 and 1.2.3",
             "(rev a1) 01:00.0",
             "Bus 001 Device 002: ID 1d6b:0002",
+            "00:01.1/00.0 VGA compatible controller: without its bus",
+            "dom0:1_2_3 and dom0:é_",
         ] {
             assert_eq!(parse(text), None, "{text}");
         }

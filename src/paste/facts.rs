@@ -10,7 +10,7 @@ use crate::{
         Config, CpuVendor, Function, Group, Host, Known, Virtualization,
         config::{Acs, Controls, Header, PortKind},
     },
-    pci::{Address, Class, DevicePath},
+    pci::{Address, Class, DeviceId, DevicePath},
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -83,6 +83,8 @@ pub(super) struct Facts {
     left_out: usize,
     /// Contradictions, as sentences.
     contradictions: Vec<String>,
+    /// Addresses at which other devices were told of later.
+    others: BTreeSet<Address>,
     pub system: System,
 }
 
@@ -130,6 +132,7 @@ impl Facts {
             boot_vga: None,
             left_out: 0,
             contradictions: Vec::new(),
+            others: BTreeSet::new(),
             system: System::default(),
         }
     }
@@ -157,9 +160,24 @@ impl Facts {
         self.functions.get_mut(&address)
     }
 
-    /// What a line said of a function.
-    pub(super) fn row(&mut self, row: &Row) {
-        let Some(fact) = self.at(row.address) else { return };
+    /// Whether something of another device at this address was told before: then the text is of two machines, or of
+    /// one before and after somebody changed it, and the second is not mixed into the first.
+    pub(super) fn is_another(&mut self, address: Address, id: Option<DeviceId>) -> bool {
+        let known = self.functions.get(&address).and_then(|fact| fact.function.id());
+        let another = known.is_some() && id.is_some() && known != id;
+        if another && self.others.len() < MAX_FUNCTIONS {
+            self.others.insert(address);
+        }
+        another
+    }
+
+    /// What a line said of a function; false where it is of another device than the one that is known.
+    pub(super) fn row(&mut self, row: &Row) -> bool {
+        let id = row.vendor.zip(row.device).map(|(vendor, device)| DeviceId { vendor, device });
+        if self.is_another(row.address, id) {
+            return false;
+        }
+        let Some(fact) = self.at(row.address) else { return false };
         if let Some(class) = row.class {
             fact.class(class, if row.interface { ClassFrom::Whole } else { ClassFrom::Number });
         }
@@ -176,6 +194,7 @@ impl Facts {
             fill(&mut function.subsystem_device, Some(code));
         }
         fact.driver(row.driver.clone());
+        true
     }
 
     /// A function is in a group.
@@ -257,6 +276,16 @@ impl Facts {
             group.functions.dedup();
         }
         self.system.give(host);
+        if let Some(first) = self.others.first() {
+            let more = match self.others.len() {
+                1 => String::new(),
+                count => format!(" and {} more addresses", count - 1),
+            };
+            notes.push(format!(
+                "the text has different devices at {first}{more}: two machines, or one before and after a change; \
+                 what came first counts"
+            ));
+        }
         notes.append(&mut self.contradictions);
         if self.left_out > 0 {
             notes.push(format!("{} functions more than {MAX_FUNCTIONS} were left out", self.left_out));

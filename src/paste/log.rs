@@ -75,6 +75,10 @@ fn function(facts: &mut Facts, text: &str) -> bool {
         if header.is_none() && class.is_none() && !rest.starts_with(" typ") {
             continue;
         }
+        if facts.is_another(address, Some(id)) {
+            understood = true;
+            continue;
+        }
         let Some(fact) = facts.at(address) else { return true };
         if fact.function.vendor.is_none() || fact.function.vendor == Some(id.vendor) {
             fill(&mut fact.function.vendor, Some(id.vendor));

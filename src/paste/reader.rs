@@ -232,8 +232,8 @@ impl Reader<'_> {
         let Some((row, group)) = self.columns.as_ref().and_then(|columns| table::row(columns, text)) else {
             return false;
         };
-        self.facts.row(&row);
-        if let Some(group) = group {
+        let known = self.facts.row(&row);
+        if let Some(group) = group.filter(|_| known) {
             self.facts.group(row.address, group);
         }
         true
@@ -342,9 +342,11 @@ impl Reader<'_> {
             members.beside = true;
             members.first = Some((line.indent, found.address));
             members.last = Some(found.address);
-            self.facts.row(&found);
-            self.facts.group(found.address, group);
-            self.device = Some((found.address, line.indent));
+            let known = self.facts.row(&found);
+            if known {
+                self.facts.group(found.address, group);
+            }
+            self.device = known.then_some((found.address, line.indent));
             self.open = found.device.is_none().then(|| line.clone());
             if !found.is_certain() && rest.len() > 12 {
                 self.odd.push(line.number);
@@ -364,11 +366,12 @@ impl Reader<'_> {
         if !found.is_certain() {
             self.odd.push(line.number);
         }
-        self.facts.row(&found);
-        if let Some(group) = group {
+        let known = self.facts.row(&found);
+        if let Some(group) = group.filter(|_| known) {
             self.facts.group(found.address, group);
         }
-        self.device = Some((found.address, line.indent));
+        // The details of another device are not this one's.
+        self.device = known.then_some((found.address, line.indent));
         self.open = found.device.is_none().then(|| line.clone());
         true
     }

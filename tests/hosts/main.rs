@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test that cannot go on should say where")]
 
 mod capture;
+mod odd;
 mod tree;
 
 use serde_json::Value;

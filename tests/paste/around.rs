@@ -101,3 +101,20 @@ fn a_card_that_was_asleep_is_dumped_again() {
     assert_eq!(host.functions[0].class.0, 0x03_0000);
     assert!(host.functions[0].config.is_some());
 }
+
+#[test]
+fn two_machines_are_not_mixed() {
+    let first = "IOMMU Group 1 01:00.0 VGA compatible controller [0300]: NVIDIA Corporation GA102 [10de:2204] (rev a1)\n\
+        IOMMU Group 1 01:00.1 Audio device [0403]: NVIDIA Corporation GA102 Audio [10de:1aef]\n";
+    let second = "01:00.0 Ethernet controller [0200]: Intel Corporation I210 [8086:1533] (rev 03)\n\
+        \tSubsystem: Intel Corporation [8086:0001]\n\tKernel driver in use: igb\n\
+        IOMMU Group 9 01:00.1 Ethernet controller [0200]: Intel Corporation I210 [8086:1533]\n";
+    let log = "pci 0000:01:00.0: [1002:67df] type 00 class 0x038000\n";
+    let host = machine(&[text("t", &format!("mine:\n{first}\nhis:\n{second}{log}"))]);
+    let card = &host.functions[0];
+    assert_eq!(card.id().unwrap().to_string(), "10de:2204");
+    assert_eq!((card.class.0, card.driver.as_deref(), card.subsystem_vendor), (0x03_0000, None, None));
+    assert_eq!(host.groups.iter().map(|group| group.id).collect::<Vec<_>>(), [1]);
+    assert_eq!(host.unseen.len(), 1, "{:?}", host.unseen);
+    assert!(host.unseen[0].contains("different devices at 0000:01:00.0 and 1 more"), "{:?}", host.unseen);
+}

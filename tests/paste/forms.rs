@@ -453,7 +453,7 @@ fn known_facts_are_not_overwritten() {
         &mut host,
         &[text(
             "second",
-            "IOMMU Group 7:\n\t01:00.0 3D controller [0302]: NVIDIA Corporation X [10de:9999] (rev a2)\n\tKernel driver in use: nvidia\n",
+            "IOMMU Group 7:\n\t01:00.0 3D controller [0302]: NVIDIA Corporation X [10de:2204] (rev a2)\n\tKernel driver in use: nvidia\n",
         )],
     );
     let card = &host.functions[0];
