@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test that cannot go on should say where")]
 
 mod capture;
+mod commands;
+mod guide;
 mod odd;
 mod tree;
 
