@@ -35,13 +35,7 @@ enum Part {
         op: String,
     },
     /// Reboot the host if a write of a hand-over hangs for too long, where its owner wants that.
-    Guard {
-        address: Address,
-        #[arg(long)]
-        op: String,
-        #[arg(long)]
-        after: u64,
-    },
+    Guard { address: Address, pid: u32, started: u64, after: u64 },
     /// Start and watch a guest.
     Guest {
         name: String,
@@ -89,8 +83,9 @@ impl Card {
         match self.part {
             Part::Keep { words } => client::keep(&machine, &words, &Path::new(RUN).join("worker.log")),
             Part::Trial { address, op } => unused::watch(&machine, address, &op).map(|()| Status::Done),
-            Part::Guard { address, op, after } => {
-                guard::watch(&machine, address, &op, Duration::from_secs(after)).map(|()| Status::Done)
+            Part::Guard { address, pid, started, after } => {
+                guard::watch(&machine, address, pid, started, Duration::from_secs(after))
+                    .map(|()| Status::Done)
             }
             Part::Watch { uuid } => watch::work(&machine, &uuid).map(|()| Status::Done),
             Part::Awake { key, pid, started } => {

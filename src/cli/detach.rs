@@ -127,7 +127,9 @@ impl Detach {
             return Ok(());
         }
         if !context.json {
-            print(" the host's only screen is on this card: it will be dark until the card comes home\n")?;
+            let until =
+                if lost { "the card is home and a driver draws on it" } else { "the card comes home" };
+            print(&format!(" the host's only screen is on this card: it will be dark until {until}\n"))?;
             print(&second_way_in(host))?;
         }
         if !self.yes && !self.step && can_ask(context) && !asked(" go on")? {

@@ -28,10 +28,12 @@ pub struct Reattach {
     /// How long one write may take before it counts as hanging.
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub patience: u64,
-    /// Leave the text consoles off: on some machines putting them back crashes the host.
+    /// Do not put the text consoles back, nor the firmware's frame buffer: on some machines that crashes the host. The
+    /// kernel does it by itself where the host's driver makes a frame buffer.
     #[arg(long)]
     pub leave_consoles: bool,
-    /// Reboot the host when a write to the card has hung for so long (sync, then sysrq): what was not saved is lost.
+    /// Reboot the host when a write to the card hangs, and goes on to for so long (sync, then sysrq): what was not
+    /// saved is lost.
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(10..=86400))]
     pub reboot_when_hung: Option<u64>,
     /// Ask before each stage.

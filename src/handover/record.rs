@@ -102,6 +102,11 @@ pub enum Event {
         /// The file whose appearance is the word.
         file: String,
     },
+    /// The host is about to be rebooted over a write that hangs.
+    Reboot {
+        /// A sentence.
+        text: String,
+    },
     /// Something to say.
     Note {
         /// A sentence.
@@ -284,7 +289,8 @@ pub fn end_of<'l>(lines: &'l [Line], op: &str) -> Option<&'l Event> {
 
 /// The write that the last worker of a card is in, going by its events.
 pub fn in_flight(lines: &[Line]) -> Option<InFlight> {
-    let last = lines.iter().rev().find(|line| !matches!(line.event, Event::Note { .. }))?;
+    let last =
+        lines.iter().rev().find(|line| !matches!(line.event, Event::Note { .. } | Event::Reboot { .. }))?;
     match &last.event {
         Event::Write { path, value } => {
             Some(InFlight { path: path.clone(), value: value.clone(), since_ms: last.time_ms })
@@ -383,7 +389,11 @@ impl<'m> Recorder<'m> {
     pub fn say(&self, event: Event) -> Result<()> {
         let kept = matches!(
             event,
-            Event::Open { .. } | Event::Write { .. } | Event::Wrote { .. } | Event::Finished { .. }
+            Event::Open { .. }
+                | Event::Write { .. }
+                | Event::Wrote { .. }
+                | Event::Reboot { .. }
+                | Event::Finished { .. }
         );
         let line = Line { op: self.op.clone(), time_ms: millis(self.machine.now()), event };
         let text =

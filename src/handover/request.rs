@@ -14,22 +14,34 @@ pub enum Way {
     Home,
 }
 
-/// What the owner wants done differently: what helps on some machines and harms on none, and is not done unasked.
+/// What the owner wants done differently: what some machines need, and others should not have.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, Args)]
 pub struct Wishes {
-    /// Leave the text consoles off when the card comes home: on some machines putting them back crashes the host.
+    /// Do not put the text consoles back when the card comes home, nor the firmware's frame buffer: on some machines
+    /// that crashes the host. The kernel does it by itself where the host's driver makes a frame buffer.
     #[arg(long)]
     #[serde(default)]
     pub leave_consoles: bool,
     /// How the kernel resets the card for its guests: flr, pm, bus, device_specific; `inspect devices` lists what a
     /// card has. As before once it is home.
-    #[arg(long, value_name = "METHOD")]
+    #[arg(long, value_name = "METHOD", value_parser = method)]
     #[serde(default)]
     pub reset_method: Option<String>,
-    /// Reboot the host when a write to the card has hung for so long (sync, then sysrq): what was not saved is lost.
+    /// Reboot the host when a write to the card hangs, and goes on to for so long (sync, then sysrq): what was not
+    /// saved is lost.
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(10..=86400))]
     #[serde(default)]
     pub reboot_when_hung: Option<u64>,
+}
+
+/// A word as the kernel has them (drivers/pci/pci.c, `pci_reset_fn_methods`), or several.
+fn method(text: &str) -> Result<String, String> {
+    let word = |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+    if text.split(' ').all(word) {
+        Ok(text.to_owned())
+    } else {
+        Err("a word such as flr, pm, bus or device_specific".to_owned())
+    }
 }
 
 impl Wishes {

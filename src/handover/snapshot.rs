@@ -234,7 +234,8 @@ impl Snapshot {
     /// Keeps how the display is reset, because it is about to be changed.
     pub fn keep_reset_method(&mut self, root: &(impl Root + ?Sized)) {
         let display = self.card.address;
-        for before in self.functions.iter_mut().filter(|before| before.address == display) {
+        let unknown = |before: &&mut Before| before.address == display && before.reset_method.is_none();
+        for before in self.functions.iter_mut().filter(unknown) {
             before.reset_method = root.text(&device(display).join("reset_method")).ok();
         }
     }
@@ -245,23 +246,19 @@ impl Snapshot {
         let modular = |console: &&Console| console.name.starts_with("(M)");
         let any = !self.wishes.leave_consoles
             && !self.framebuffers.is_empty()
-            && (self.screens(host).next().is_some() || !host.framebuffers.is_empty());
+            && (self.screens().next().is_some() || !host.framebuffers.is_empty());
         self.consoles.iter().filter(modular).filter(move |_| any)
     }
 
-    /// The frame buffers that can come back in this boot. The firmware's are gone for good once their device is:
-    /// no driver can set up what the firmware did.
-    pub fn screens<'s>(&'s self, host: &'s Host) -> impl Iterator<Item = &'s Framebuffer> {
-        let left = |before: &FirmwareFramebuffer| {
-            host.firmware_framebuffers.iter().any(|now| now.device == before.device)
-        };
-        let firmware = self.firmware.iter().any(left);
-        self.framebuffers.iter().filter(move |fb| firmware || !draws_for_firmware(fb))
+    /// The frame buffers that the card's own driver brings back. The firmware's is there at once where it still can
+    /// be, and no driver can set up what the firmware did: nobody waits for it, and it is not missed.
+    pub fn screens(&self) -> impl Iterator<Item = &Framebuffer> {
+        self.framebuffers.iter().filter(|fb| !draws_for_firmware(fb))
     }
 
-    /// Whether the screen stays without a picture until the next boot, though the card is home.
-    pub fn stays_dark(&self, host: &Host) -> bool {
-        self.screens(host).count() < self.framebuffers.len()
+    /// Whether what the firmware had set up was drawn on.
+    pub fn is_drawn_by_firmware(&self) -> bool {
+        self.framebuffers.iter().any(draws_for_firmware)
     }
 
     /// The card where it is now: those of its functions that are on the bus, by their addresses of today.
@@ -314,7 +311,7 @@ impl Snapshot {
                 found.push(format!("driver_override of {} is {is}, was {had}", now.address));
             }
         }
-        for fb in self.screens(host) {
+        for fb in self.screens() {
             if !self.has_screen(host, fb) {
                 found.push(format!("frame buffer fb{} ({}) is not back", fb.index, fb.name));
             }

@@ -411,12 +411,9 @@ impl Run {
                     "driver_override" | "reset" | "reset_method" | "remove",
                 ] => own.iter().any(|a| a == address),
                 ["sys", "bus", "platform", "drivers", "efi-framebuffer", "bind" | "unbind"] => {
-                    let boot = self
-                        .before
-                        .functions
-                        .iter()
-                        .position(|(address, ..)| own.contains(&address.to_string()));
-                    boot.is_some() && write.value == "efi-framebuffer.0"
+                    let boot = self.pristine.functions.iter().find(|function| function.boot_vga);
+                    boot.is_some_and(|boot| own.contains(&boot.address.to_string()))
+                        && write.value == "efi-framebuffer.0"
                 }
                 ["sys", "bus", "pci", "rescan"] | ["sys", "class", "vtconsole", _, "bind"] => true,
                 _ => false,
@@ -441,6 +438,11 @@ impl Run {
             }
             Ok(Outcome::Home | Outcome::HomeDark | Outcome::WasHome | Outcome::Given(_)) => {
                 self.check(state.is_none(), "home, and still on record");
+                let dark = matches!(told, Ok(Outcome::HomeDark));
+                self.check(!dark || self.before.firmware.is_some(), "told of a loss that is none");
+                let own = self.pristine.functions.iter().any(|f| f.boot_vga && f.address.same_slot(card));
+                let off = own && now.firmware == Some(false);
+                self.check(dark || !off, "the firmware's screen is off, and nobody is told");
             }
             Err(error) => match error.status {
                 Status::Refused | Status::Blocked | Status::Usage => {

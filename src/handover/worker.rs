@@ -133,7 +133,13 @@ fn carry(recorder: &Recorder, request: &Request) -> Result<Outcome> {
     })?;
     let known = record::snapshot(machine, request.address)?.map(|known| known.wishes).unwrap_or_default();
     if let Some(after) = request.wishes.clone().or(&known).reboot_when_hung {
-        guard::start(machine, request, after)?;
+        let started = guard::start(machine, request, after);
+        match started {
+            // Before anything was done. On any way home, nothing stops a card from coming home.
+            Err(error) if request.way == Way::Lend && resumed.is_none() => return Err(error),
+            Err(error) => recorder.say(Event::Note { text: error.message })?,
+            Ok(()) => {}
+        }
     }
     let worker = Worker { recorder, request, hung: Cell::new(false) };
     match (request.way, resumed) {
@@ -193,7 +199,10 @@ impl Worker<'_, '_> {
         let stops = stop::stops(machine, &held);
         let reset = reset_of(machine, &host, &card, &self.request.wishes);
         let plan = live::live(&host, Goal::Lend(&card, &stops, reset.as_ref()))?;
-        if plan.stages.is_empty() {
+        if live::is_lent(&host, &card) {
+            // At most how it is reset is still to be said: of a card that early binding lent, until the next boot.
+            self.remember(card.address, reset.is_some())?;
+            self.run(&plan)?;
             return Ok(Outcome::WasLent);
         }
         if let Some(refusal) = preflight::refuse_host(&host, &card, &together) {
@@ -207,18 +216,27 @@ impl Worker<'_, '_> {
             let now = millis(machine.now());
             let mut snapshot = Snapshot::take(machine, &host, &card, now)?;
             snapshot.units = stop::units(&stops);
-            snapshot.wishes = self.request.wishes.clone();
-            if reset.is_some() {
-                snapshot.keep_reset_method(machine);
-            }
             record::set_snapshot(machine, &snapshot)?;
         }
+        self.remember(card.address, reset.is_some())?;
         self.set(&card, Phase::Lending)?;
         if let Err(error) = self.run(&plan) {
             return Err(self.turn_around(error));
         }
         self.set(&card, Phase::Lent)?;
         Ok(Outcome::Lent)
+    }
+
+    /// Adds to what is known of how a card was what is wished now, and how it was reset if that is about to change.
+    fn remember(&self, address: Address, reset: bool) -> Result<()> {
+        let machine = self.machine();
+        let Some(mut snapshot) = record::snapshot(machine, address)? else { return Ok(()) };
+        let before = snapshot.clone();
+        snapshot.wishes = self.request.wishes.clone().or(&before.wishes);
+        if reset {
+            snapshot.keep_reset_method(machine);
+        }
+        if snapshot == before { Ok(()) } else { record::set_snapshot(machine, &snapshot) }
     }
 
     /// A failure on the way to a guest: the card goes home, and the failure is told with how that went.
@@ -245,13 +263,18 @@ impl Worker<'_, '_> {
         let address = self.request.address;
         let Some(mut snapshot) = record::snapshot(machine, address)? else { return self.give() };
         snapshot.wishes = self.request.wishes.clone().or(&snapshot.wishes);
-        let card = &snapshot.card;
+        let card = &snapshot.card.clone();
         let now = snapshot.card_now(&self.look());
         if let Some(refusal) = preflight::refuse_home(&now, &held(machine, &now)) {
             return Err(refusal);
         }
+        // What the firmware had set up is gone once vfio-pci has reset the card, and what a guest did with it.
+        let reached = now.functions.iter().any(|own| driver_of(machine, *own).as_deref() == Some(VFIO));
+        let dark = reached && snapshot.is_drawn_by_firmware();
         self.set(card, Phase::Homing)?;
         let (mut left, mut failures) = self.way_home(&snapshot)?;
+        // From here on the kernel may find the card anew, and where efifb would draw then is nobody's screen.
+        snapshot.firmware.clear();
         for how in [Rescue::Reset, Rescue::Rescan] {
             let plan = live::rescue(&self.look(), &snapshot, how);
             // While a write hangs, to this card or another, nothing of this is tried: it would hang too.
@@ -265,9 +288,11 @@ impl Worker<'_, '_> {
             left = now_left;
             failures.extend(more);
         }
+        // Last, after the resets above, which go by the owner's way.
+        let reset = live::reset_as_before(&self.look(), &snapshot);
+        failures.extend(self.run_all(&reset)?);
         if left.is_empty() {
             record::forget(machine, address)?;
-            let dark = snapshot.stays_dark(&self.look());
             return Ok(if dark { Outcome::HomeDark } else { Outcome::Home });
         }
         self.set(card, Phase::Stuck)?;

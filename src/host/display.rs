@@ -134,7 +134,7 @@ fn read(look: &Look, folder: &str, name: &str) -> Connector {
     Connector { name: name.to_owned(), connected, enabled, monitor }
 }
 
-fn is_firmware_device(name: &str) -> bool {
+pub(super) fn is_firmware_device(name: &str) -> bool {
     ["efi-framebuffer.", "simple-framebuffer.", "vesa-framebuffer.", "platform-framebuffer."]
         .iter()
         .any(|kind| name.starts_with(kind))
@@ -218,10 +218,11 @@ pub fn loses_console(host: &Host, functions: &[Address]) -> bool {
 }
 
 /// Names of frame buffers that draw into what the firmware set up (drivers/video/fbdev: efifb.c, vesafb.c, simplefb.c;
-/// simpledrm's emulation).
+/// what DRM's drivers for it emulate, drivers/gpu/drm/sysfb).
 pub fn draws_for_firmware(framebuffer: &Framebuffer) -> bool {
     let name = framebuffer.name.as_str();
-    matches!(name, "EFI VGA" | "VESA VGA" | "simple") || name.starts_with("simpledrm")
+    let by_drm = ["simpledrm", "efidrm", "vesadrm", "ofdrm"];
+    matches!(name, "EFI VGA" | "VESA VGA" | "simple") || by_drm.iter().any(|driver| name.starts_with(driver))
 }
 
 #[cfg(test)]

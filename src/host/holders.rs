@@ -151,6 +151,9 @@ pub fn nodes_of(root: &(impl Root + ?Sized), functions: &[Address]) -> BTreeMap<
             own.insert(Path::new("/dev/vfio").join(group));
         }
         own.extend(nvidia(root, address));
+        if root.text(&folder(address).join("boot_vga")).is_ok_and(|flag| flag == "1") {
+            own.extend(firmware(root, devices.as_deref().unwrap_or_default()));
+        }
     }
     found
 }
@@ -188,6 +191,17 @@ fn of_registered(
             }
         }
     }
+}
+
+/// The nodes of whoever draws into what the firmware set up, which is the boot card's memory. Before Linux 6.9 they lie
+/// below no function (drivers/firmware/sysfb.c, `sysfb_parent_dev`).
+fn firmware(root: &(impl Root + ?Sized), devices: &[(PathBuf, String)]) -> Vec<PathBuf> {
+    let own = devices.iter().filter(|(_, target)| target.split('/').any(super::display::is_firmware_device));
+    let named = |(folder, _): &(PathBuf, String)| {
+        let uevent = root.text(&folder.join("uevent")).ok()?;
+        Some(Path::new("/dev").join(node_in(&uevent)?))
+    };
+    own.filter_map(named).collect()
 }
 
 fn collect(root: &(impl Root + ?Sized), folder: &Path, depth: usize, found: &mut BTreeSet<PathBuf>) {

@@ -100,8 +100,18 @@ fn lend(host: &Host, card: &Card, stops: &[Stop], reset: Option<&Reset>) -> Resu
     // Those whose driver waits for its users first, the display last: a hang is seen before the screen is dark.
     let waits = |function: &&Function| function.driver.as_deref().is_some_and(|d| drivers::facts(d).waits);
     away.sort_by_key(|function| (function.is_display(), !waits(function), function.address));
+    // Before vfio-pci has it: its first open resets.
+    let reset = reset.map(|reset| Stage {
+        label: "reset",
+        text: format!("{} by {}, where it can be", shown([&card.address]), reset.method),
+        steps: vec![LiveStep::ResetMethod {
+            address: card.address,
+            method: reset.method.clone(),
+            must: reset.must,
+        }],
+    });
     if away.is_empty() {
-        return Ok(Vec::new());
+        return Ok(reset.into_iter().collect());
     }
     let claimed = || away.iter().map(|function| &function.address);
     let mut stages = vec![
@@ -136,16 +146,7 @@ fn lend(host: &Host, card: &Card, stops: &[Stop], reset: Option<&Reset>) -> Resu
             steps: vec![LiveStep::Unbind { address: function.address, driver: driver.clone() }],
         });
     }
-    // Before vfio-pci has it: its first open resets.
-    stages.extend(reset.map(|reset| Stage {
-        label: "reset",
-        text: format!("{} by {}", shown([&card.address]), reset.method),
-        steps: vec![LiveStep::ResetMethod {
-            address: card.address,
-            method: reset.method.clone(),
-            must: reset.must,
-        }],
-    }));
+    stages.extend(reset);
     let mut bind: Vec<_> = claimed().map(|address| LiveStep::Probe { address: *address }).collect();
     bind.extend(claimed().map(|address| LiveStep::AwaitDriver { address: *address, driver: VFIO.into() }));
     stages.push(Stage { label: "bind", text: format!("{} → {VFIO}", shown(&card.functions)), steps: bind });
@@ -260,9 +261,6 @@ fn home(host: &Host, snapshot: &Snapshot) -> Result<Vec<Stage>> {
         if now.driver_override != before.driver_override {
             clear.push(LiveStep::Override { address, driver: before.driver_override.clone() });
         }
-        if let Some(method) = before.reset_method.clone() {
-            clear.push(LiveStep::ResetMethod { address, method, must: false });
-        }
         if now.driver == before.driver {
             continue;
         }
@@ -277,13 +275,14 @@ fn home(host: &Host, snapshot: &Snapshot) -> Result<Vec<Stage>> {
         bind.push(LiveStep::Bind { address, driver: driver.clone() });
         bind.push(LiveStep::AwaitDriver { address, driver });
     }
-    let firmware = snapshot.firmware.iter().filter_map(|before| {
+    let wanted = snapshot.firmware.iter().filter(|_| !snapshot.wishes.leave_consoles);
+    let firmware = wanted.filter_map(|before| {
         let now = host.firmware_framebuffers.iter().find(|now| now.device == before.device)?;
         let driver = before.driver.clone().filter(|_| now.driver.is_none())?;
         Some(LiveStep::FirmwareScreen { device: before.device.clone(), driver, bound: true })
     });
     let mut light: Vec<_> = firmware.collect();
-    let missing = snapshot.screens(host).filter(|fb| !snapshot.has_screen(host, fb));
+    let missing = snapshot.screens().filter(|fb| !snapshot.has_screen(host, fb));
     light.extend(missing.filter_map(|fb| {
         let address = snapshot.address_now(host, fb.function?);
         Some(LiveStep::AwaitFramebuffer { address, name: fb.name.clone() })
@@ -314,7 +313,7 @@ fn home(host: &Host, snapshot: &Snapshot) -> Result<Vec<Stage>> {
             _ => None,
         })
         .collect();
-    let names: Vec<_> = snapshot.screens(host).map(|fb| fb.name.clone()).collect();
+    let names: Vec<_> = snapshot.screens().map(|fb| fb.name.clone()).collect();
     let units: Vec<_> = snapshot.units.iter().map(ToString::to_string).collect();
     let start = snapshot.units.iter().map(|unit| LiveStep::StartUnit { unit: unit.clone() });
     Ok(vec![
@@ -326,6 +325,23 @@ fn home(host: &Host, snapshot: &Snapshot) -> Result<Vec<Stage>> {
         Stage { label: "consoles", text, steps: consoles.collect() },
         Stage { label: "start", text: units.join(", "), steps: start.collect() },
     ])
+}
+
+/// Whether vfio-pci has every function of a card.
+pub fn is_lent(host: &Host, card: &Card) -> bool {
+    let lent = |address: &Address| host.function(*address).is_some_and(|f| f.driver.as_deref() == Some(VFIO));
+    card.functions.iter().all(lent)
+}
+
+/// The ways to reset a card, as they were: once it is home, or as far as it came.
+pub fn reset_as_before(host: &Host, snapshot: &Snapshot) -> LivePlan {
+    let changed = snapshot.functions.iter().filter_map(|before| {
+        let (now, method) = (before.here(host)?, before.reset_method.clone()?);
+        Some(LiveStep::ResetMethod { address: now.address, method, must: true })
+    });
+    let (label, text) = ("reset", "in the ways that it was before".to_owned());
+    let stage = Stage { label, text, steps: changed.collect() };
+    LivePlan { stages: if stage.steps.is_empty() { Vec::new() } else { vec![stage] } }
 }
 
 /// What is tried when a card has not come home by itself.

@@ -1,5 +1,5 @@
-//! Others who manage the card that is planned for. They are never fought: two who bind one card at boot end in
-//! whichever comes last, and the kernel can hang between them.
+//! Others who manage the card that is planned for. They are never fought: of two who bind one card at boot the later
+//! one wins, and the kernel can hang between them.
 
 use crate::{
     error::{Error, Result},
@@ -18,17 +18,17 @@ fn others<'h>(host: &'h Host, functions: &[&Function]) -> Vec<&'h Manager> {
     found
 }
 
-/// Whether it gives the card to a driver by itself, at boot.
+/// Whether it gives the card to a driver by itself, at boot. Of a unit it is not known whether it is enabled.
 fn binds_at_boot(manager: &Manager) -> bool {
-    use ManagerKind::{Driverctl, EarlyScript, UdevRule, Unit};
-    matches!(manager.kind, Driverctl | EarlyScript | UdevRule | Unit)
+    matches!(manager.kind, ManagerKind::Driverctl | ManagerKind::EarlyScript | ManagerKind::UdevRule)
 }
 
 /// Refuses where somebody else binds the card at boot already, and says how to take that out.
 pub(super) fn refuse(host: &Host, functions: &[&Function]) -> Result<()> {
     let others = others(host, functions);
     let fighters: Vec<_> = others.into_iter().filter(|manager| binds_at_boot(manager)).collect();
-    let (Some(first), Some(function)) = (fighters.first(), functions.first()) else { return Ok(()) };
+    let Some(first) = fighters.first() else { return Ok(()) };
+    let Some(function) = functions.iter().find(|function| first.is_after(function)) else { return Ok(()) };
     let who = if first.kind == ManagerKind::Driverctl { "driverctl".to_owned() } else { first.place() };
     let mut error = Error::refused(format!(
         "{who} decides over {} at boot already, and two who do so fight over it",
@@ -42,6 +42,10 @@ pub(super) fn refuse(host: &Host, functions: &[&Function]) -> Result<()> {
             (ManagerKind::Driverctl, Some(address)) => {
                 error.hint(format!("driverctl unset-override {address}   leaves it to gpuferry"))
             }
+            (ManagerKind::EarlyScript, _) => error.hint(format!(
+                "delete {}, then update-initramfs -u -k all: the copy inside binds as well",
+                manager.path
+            )),
             _ => error.hint(format!("take {} out first, then plan again", manager.path)),
         };
     }
@@ -50,8 +54,11 @@ pub(super) fn refuse(host: &Host, functions: &[&Function]) -> Result<()> {
 
 /// Those who do not bind it at boot, a sentence each.
 pub(super) fn notes(host: &Host, functions: &[&Function]) -> Vec<String> {
-    let others = others(host, functions).into_iter().filter(|manager| !binds_at_boot(manager));
-    others.map(|manager| format!("{} is after it too: {}", manager.place(), manager.text)).collect()
+    let own = others(host, functions).into_iter().filter(|manager| !binds_at_boot(manager));
+    // Some do not say what they are after: a rule for a class, a tool that switches cards.
+    let any = host.managers.iter().flatten().filter(|manager| manager.is_after_any());
+    let all = own.chain(any.filter(|manager| !functions.iter().any(|function| manager.is_after(function))));
+    all.map(|manager| format!("{} may be after it too: {}", manager.place(), manager.text)).collect()
 }
 
 #[cfg(test)]
@@ -88,7 +95,7 @@ mod tests {
         let function = host.function(at("01:00.0")).unwrap();
         assert_eq!(
             notes(&host, &[function]),
-            ["/etc/libvirt/hooks/qemu.d/start.sh is after it too: virsh nodedev-detach"]
+            ["/etc/libvirt/hooks/qemu.d/start.sh may be after it too: virsh nodedev-detach"]
         );
         // Another card's manager is none of this one's business.
         assert!(refuse(&host, &[host.function(at("01:00.1")).unwrap()]).is_ok());

@@ -367,9 +367,16 @@ fn set_reset_method(hands: &dyn Hands, address: Address, method: &str) -> Result
     if now == method {
         return Ok(());
     }
-    hands.write(&path, method).map_err(|error| {
+    // Nothing is no write at all to sysfs, a newline is one.
+    hands.write(&path, if method.is_empty() { "\n" } else { method }).map_err(|error| {
         error.hint(format!("{address} can be reset by {now}: --reset-method takes one of these"))
-    })
+    })?;
+    match hands.machine().text(&path) {
+        Ok(now) if now != method => {
+            Err(Error::failed(format!("{address} is reset by {now}, and was told {method}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn await_driver(machine: &dyn Machine, address: Address, driver: &str) -> Result<()> {

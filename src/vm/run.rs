@@ -464,7 +464,12 @@ impl Guest<'_> {
             self.recorder.say(Event::Begin { label: "reattach".into(), text: address.to_string() })?;
             let begun = self.machine.uptime();
             match worker::work(self.machine, &self.request(*address, Way::Home)) {
-                Ok(_) => self.done(begun)?,
+                Ok(outcome) => {
+                    if outcome == Outcome::HomeDark {
+                        self.note(outcome.sentence(*address))?;
+                    }
+                    self.done(begun)?;
+                }
                 Err(error) => {
                     self.note(format!("{address}: {}", error.message))?;
                     let stays = error.with_status(Status::NotUndone).detail(format!("{address} is not home"));
