@@ -29,7 +29,7 @@ pub(super) struct Row {
 }
 
 impl Row {
-    fn at(address: Address) -> Self {
+    pub(super) fn at(address: Address) -> Self {
         Self {
             address,
             group: None,

@@ -8,6 +8,7 @@
 mod device;
 mod facts;
 mod group;
+mod inventory;
 mod lines;
 mod log;
 mod lspci;

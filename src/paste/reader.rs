@@ -7,6 +7,7 @@ use super::{
     Text, device,
     facts::Facts,
     group,
+    inventory::Inventory,
     lines::{self, Line},
     log, lspci, system, table,
     tree::Tree,
@@ -50,6 +51,7 @@ struct Reader<'f> {
     /// The function that a record for machines is about, or udev's; the maker's name in it.
     record: Option<Record>,
     tree: Tree,
+    inventory: Inventory,
     /// The columns of the table that is being read.
     columns: Option<table::Columns>,
     /// A line that may go on in the next one: mail programs break lines.
@@ -73,6 +75,7 @@ pub(super) fn read(facts: &mut Facts, text: &Text, notes: &mut Vec<String>) {
         device: None,
         record: None,
         tree: Tree::default(),
+        inventory: Inventory::default(),
         columns: None,
         open: None,
         understood: 0,
@@ -81,6 +84,7 @@ pub(super) fn read(facts: &mut Facts, text: &Text, notes: &mut Vec<String>) {
     for line in &lines {
         reader.line(line);
     }
+    reader.inventory.end(reader.facts);
     let (understood, odd) = (reader.understood, reader.odd);
     for range in ranges(&odd).into_iter().take(MAX_NOTES) {
         notes.push(format!("{}: {range} looks like a listing and is not understood", text.name));
@@ -136,6 +140,7 @@ impl Reader<'_> {
             self.device = None;
             self.record = None;
             self.tree.end();
+            self.inventory.end(self.facts);
             self.columns = None;
             self.open = None;
             return;
@@ -147,7 +152,8 @@ impl Reader<'_> {
             self.understood += 1;
             return;
         }
-        if self.record_line(text)
+        if self.inventory.line(self.facts, text)
+            || self.record_line(text)
             || log::line(self.facts, text)
             || self.tree_line(line)
             || self.table_line(text)

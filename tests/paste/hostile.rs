@@ -14,7 +14,19 @@ fn merged(written: &str) -> Host {
 }
 
 /// Pieces that the parsers look for.
-const PIECES: [&str; 40] = [
+const PIECES: [&str; 52] = [
+    "*-display\n",
+    "bus info: pci@0000:01:00.0",
+    "15: PCI 100.0: 0300 VGA\n",
+    "SysFS BusID: 0000:01:00.0\n",
+    "<device>\n<name>pci_0000_01_00_0</name>\n",
+    "<iommuGroup number='7'>",
+    "<address domain='0x0000' bus='0x01' slot='0x1f' function='0x7'/>\n",
+    "Content-Transfer-Encoding: quoted-printable\n",
+    "=C3=\n",
+    "&#x5b;&amp;#91;&#99999999;",
+    "<br /><strong>\\[",
+    "dom0:01_00.0 ",
     "IOMMU Group 1:",
     "Group:  7 ",
     "01:00.0 ",
