@@ -108,7 +108,8 @@ fn install(context: &Context, machine: &Live, yes: &Yes) -> Result<Status> {
     let plan = install::install(&machine, &binary, version)?;
     need_root("hook install")?;
     let change = carry_out(context, machine, yes, &plan, &[])?;
-    let taken = install::take_up(machine)?;
+    let taken = install::take_up(machine);
+    let taken = taken.map_err(|error| install::take_back(machine, change, error, &mut progress(context)))?;
     let (word, text) = match taken {
         TakenUp::AtItsStart => {
             ("at-its-start", "libvirt's daemon does not run; it looks for hooks when it starts")

@@ -6,10 +6,11 @@
 
 use super::{Guest, record};
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, Status},
     journal::{
         STATE,
         record::{self as changes, Change, Planned, State},
+        run::{self, Which},
         sha256,
     },
     machine::{Machine, Program, Root},
@@ -266,6 +267,22 @@ pub fn take_up(machine: &dyn Machine) -> Result<TakenUp> {
     Ok(taken)
 }
 
+/// The daemon did not take it up: what was written for it is taken out again, so that nobody relies on it. The failure
+/// is told with how that went.
+pub fn take_back(machine: &dyn Machine, change: Option<u32>, failure: Error, say: run::Say) -> Error {
+    let failure = failure.hint("gpuferry hook install   after that");
+    // It was there before: whether somebody relies on it is not known.
+    let Some(number) = change else { return failure };
+    let undone = run::lock(machine).and_then(|_held| run::revert(machine, Which::One(number), true, say));
+    match undone {
+        Ok(_) => failure.detail("the script was taken out again: everything is as it was"),
+        Err(error) => failure
+            .with_status(Status::NotUndone)
+            .detail(format!("the script could not be taken out again: {}", error.message))
+            .hint("gpuferry hook remove"),
+    }
+}
+
 /// Whether it ended well; the error says what it said.
 fn systemctl(machine: &dyn Machine, words: &[&str]) -> Result<std::result::Result<(), Error>> {
     let program = Program::new("/usr/bin/systemctl", Duration::from_secs(30)).args(words);
@@ -372,6 +389,22 @@ mod tests {
             let error = install(&root, Path::new(wrong), (9, 0)).unwrap_err();
             assert!(error.hints[0].contains("install -m 755"), "{error}");
         }
+    }
+
+    #[test]
+    fn what_no_daemon_took_up_is_taken_out_again() {
+        let (folder, root) = tree(&[("/var/lib/x", ""), ("/boot/x", "")]);
+        let plan = install(&root, Path::new(OURS), (9, 0)).unwrap();
+        let mut quiet = |_: &run::Progress| {};
+        drop(run::lock(&root).unwrap());
+        let number = run::apply(&root, plan.planned().unwrap(), &mut quiet).unwrap();
+        assert!(installed(&root).is_some());
+        let error = take_back(&root, Some(number), Error::failed("it did not look"), &mut quiet);
+        assert_eq!((error.status, installed(&root)), (Status::Undone, None), "{error}");
+        assert!(!folder.path().join("etc/libvirt/hooks/qemu.d").exists());
+        assert!(error.details[0].contains("as it was"), "{error}");
+        // One that was there before stays.
+        assert!(take_back(&root, None, Error::failed("x"), &mut quiet).details.is_empty());
     }
 
     #[test]

@@ -34,6 +34,9 @@ impl fmt::Display for Unit {
 const STOPS: Duration = Duration::from_secs(110);
 /// How long a unit may take to start.
 const STARTS: Duration = Duration::from_secs(90);
+/// How long masking may take: systemd reads all units anew for it (systemctl(1), `mask` and `daemon-reload`), for
+/// which systemctl itself waits longer than for other answers.
+const RELOADS: Duration = Duration::from_secs(90);
 /// How long a question may take.
 const ANSWERS: Duration = Duration::from_secs(20);
 
@@ -89,7 +92,7 @@ impl Unit {
     /// Stops it. `mask`: nobody starts it in this boot until it is unmasked; an upgrade of its package would.
     pub(super) fn stop(&self, hands: &dyn Hands, mask: bool) -> Result<()> {
         if mask && !self.is_masked_for_this_boot(hands.machine()) {
-            done(hands, &self.systemctl(&["mask", "--runtime", "--quiet"], ANSWERS))?;
+            done(hands, &self.systemctl(&["mask", "--runtime", "--quiet"], RELOADS))?;
         }
         done(hands, &self.systemctl(&["stop"], STOPS))
     }
@@ -101,7 +104,7 @@ impl Unit {
             return Ok(());
         }
         if self.is_masked_for_this_boot(machine) {
-            done(hands, &self.systemctl(&["unmask", "--runtime", "--quiet"], ANSWERS))?;
+            done(hands, &self.systemctl(&["unmask", "--runtime", "--quiet"], RELOADS))?;
         }
         if self.is_active(machine) == Some(true) {
             return Ok(());
