@@ -47,7 +47,7 @@ fn home(host: &Host) {
 
 #[test]
 fn a_domain_has_the_card_from_its_start_to_its_end() {
-    let host = full_host(Machine::single_bochs()).with_libvirt().boot();
+    let host = full_host(Machine::single_bochs()).with_desktop().boot();
     // An empty folder may stay in the state folder: it is gpuferry's own.
     let files =
         "find /etc/libvirt /var/lib/gpuferry/guests ! -path /var/lib/gpuferry/guests 2>/dev/null | sort";

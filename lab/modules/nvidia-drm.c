@@ -34,8 +34,14 @@ static void destroy(struct fb_info *info)
 	framebuffer_release(info);
 }
 
+/* An X server draws into it. Whoever has it mapped has it open. */
+static int map(struct fb_info *info, struct vm_area_struct *vma)
+{
+	return remap_vmalloc_range(vma, (void __force *)info->screen_base, vma->vm_pgoff);
+}
+
 static const struct fb_ops ops = {
-	.owner = THIS_MODULE, .fb_setcolreg = set_colour, .fb_destroy = destroy,
+	.owner = THIS_MODULE, .fb_setcolreg = set_colour, .fb_destroy = destroy, .fb_mmap = map,
 	__FB_DEFAULT_IOMEM_OPS_RDWR, __FB_DEFAULT_IOMEM_OPS_DRAW,
 };
 
@@ -50,7 +56,7 @@ static void drm_probe(struct pci_dev *pdev)
 	info = framebuffer_alloc(PALETTE * sizeof(u32), &pdev->dev);
 	if (!info)
 		return;
-	info->screen_base = (void __iomem __force *)vzalloc(WIDTH * HEIGHT * 4);
+	info->screen_base = (void __iomem __force *)vmalloc_user(WIDTH * HEIGHT * 4);
 	info->screen_size = WIDTH * HEIGHT * 4;
 	info->pseudo_palette = info->par;
 	info->fbops = &ops;

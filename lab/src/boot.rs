@@ -96,16 +96,11 @@ impl Plan {
         Self { image: image::disk_two_kernels, ..self }
     }
 
-    /// The full host has a display manager with an X server, and libvirt.
+    /// The full host has a display manager with an X server, libvirt's daemon, and a driver for the look-alike card
+    /// ([`crate::nvidia`]). The display manager starts when a case starts it.
     #[must_use]
     pub fn with_desktop(self) -> Self {
         Self { image: image::disk_desktop, ..self }
-    }
-
-    /// The full host has libvirt's daemon.
-    #[must_use]
-    pub fn with_libvirt(self) -> Self {
-        Self { image: image::disk_libvirt, ..self }
     }
 
     /// The small host finds this file, readable by all.

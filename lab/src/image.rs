@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::arguments::Accelerator;
 use crate::tree::{self, Tools, logged, progress};
-use crate::{cache, kvm};
+use crate::{cache, kernel, kvm, nvidia};
 use mbr::{Partition, SECTOR};
 
 /// Bumped when something below changes that the key's other parts do not show.
@@ -45,6 +45,7 @@ const MACHINE_ID: &str = "6b1ab9a07d0c4c1e9f531f0e5a3c9d02\n";
 const AGENT_UNIT: &str = include_str!("image/lab-agent.service");
 const SETTLE: &str = include_str!("image/settle.sh");
 const LIBVIRT: &str = include_str!("image/libvirt.sh");
+const NVIDIA: &str = include_str!("image/nvidia.sh");
 const COMPETITION: &str = include_str!("image/competition.sh");
 const EARLY_CFG: &str = include_str!("image/early.cfg");
 const FIRST_GRUB_CFG: &str = include_str!("image/first-grub.cfg");
@@ -92,30 +93,30 @@ const GRUB_EFI: &[&str] =
 /// The base image: Debian as installed, booted once. Raw, sparse. Built when missing, as root, in one to three
 /// minutes.
 pub fn disk() -> Result<PathBuf> {
-    disk_of("disk", &tree::host()?, "")
+    disk_of("disk", &tree::host()?, "", &[])
 }
 
 /// [`disk`] with a second kernel installed; it boots the same one.
 pub fn disk_two_kernels() -> Result<PathBuf> {
-    disk_of("disk-two-kernels", &tree::host_two_kernels()?, "")
+    disk_of("disk-two-kernels", &tree::host_two_kernels()?, "", &[])
 }
 
-/// [`disk`] with a display manager, an X server and libvirt.
+/// [`disk`] with a display manager, an X server, libvirt's daemon and a driver for the look-alike card. Its guests are
+/// root's, since nothing here is anybody else's.
 pub fn disk_desktop() -> Result<PathBuf> {
-    disk_of("disk-desktop", &tree::host_desktop()?, "")
+    let host = tree::host_desktop()?;
+    let modules = nvidia::modules(&kernel::of_tree(&host, "-amd64")?.release)?;
+    disk_of("disk-desktop", &host, &format!("{LIBVIRT}{NVIDIA}"), &modules)
 }
 
-/// [`disk`] with libvirt's daemon; its guests are root's, since nothing here is anybody else's.
-pub fn disk_libvirt() -> Result<PathBuf> {
-    disk_of("disk-libvirt", &tree::host_libvirt()?, LIBVIRT)
-}
-
-fn disk_of(name: &'static str, host: &Path, variant: &str) -> Result<PathBuf> {
+/// `variant` is run in the host at its first boot, and finds `files` in /lab.
+fn disk_of(name: &'static str, host: &Path, variant: &str, files: &[PathBuf]) -> Result<PathBuf> {
     let key = format!(
         "{VERSION}\n{}\n{AGENT_UNIT}{SETTLE}{EARLY_CFG}{FIRST_GRUB_CFG}\
          {GRUB_DEFAULT:?}{MASKED:?}{GRUB_BIOS:?}{GRUB_EFI:?}{ROOT:?}{ESP:?}{ROOT_UUID}{variant}",
         host.display()
     );
+    let key = if files.is_empty() { key } else { format!("{key}{files:?}") };
     let entry = cache::entry(name, key, |part| {
         let done = progress(name, "1 to 3 minutes")?;
         ensure!(
@@ -126,7 +127,7 @@ fn disk_of(name: &'static str, host: &Path, variant: &str) -> Result<PathBuf> {
         let tools = tree::tools()?;
         let image = part.join("disk.raw");
         raw(&tools, host, part, &image)?;
-        settle(&tools, part, &image, variant)?;
+        settle(&tools, part, &image, variant, files)?;
         done.say()
     })?;
     Ok(entry.join("disk.raw"))
@@ -141,7 +142,7 @@ pub fn disk_competition() -> Result<PathBuf> {
         fs::create_dir(part)?;
         let image = part.join("disk.raw");
         copy(&base, &image, part)?;
-        settle(&tree::tools()?, part, &image, COMPETITION)?;
+        settle(&tree::tools()?, part, &image, COMPETITION, &[])?;
         done.say()
     })?;
     Ok(entry.join("disk.raw"))
@@ -318,10 +319,13 @@ fn mkimage(tools: &Tools, format: &str, modules: &[&str], early: &Path, part: &P
 }
 
 /// Boots `image` and lets the host itself run `variant`, then make its initramfs and grub.cfg.
-fn settle(tools: &Tools, part: &Path, image: &Path, variant: &str) -> Result<()> {
+fn settle(tools: &Tools, part: &Path, image: &Path, variant: &str, files: &[PathBuf]) -> Result<()> {
     let share = part.join("share");
     fs::create_dir(&share)?;
     fs::write(share.join("variant.sh"), variant)?;
+    for file in files {
+        fs::copy(file, share.join(file.file_name().context("a file without a name")?))?;
+    }
     fs::write(share.join("lab-agent"), SETTLE)?;
     fs::set_permissions(share.join("lab-agent"), fs::Permissions::from_mode(0o755))?;
     let console = part.join("console.log");

@@ -23,7 +23,7 @@ lab boot small|full [option…] boot a host and run the commands typed (or piped
     --iommu intel|amd|none    --uefi    --bad-board (cards share a group)    --boot-card N (from 0)
     --cmdline WORDS           kernel parameters (small)
     --guest                   with QEMU and a guest kernel in it (small)
-    --libvirt                 with libvirt's daemon (full)
+    --desktop                 with a display manager, libvirt's daemon, the look-alike card's driver (full)
     --nvidia-driver           with a driver for the look-alike card (small)
     --nvme-root               the disk is an NVMe disk (full)
     --empty-first             an empty port in front: every bus number is one higher
@@ -72,7 +72,7 @@ fn step(name: &str, make: impl FnOnce() -> Result<String>) -> Result<()> {
 
 fn plan(kind: &str, options: &[&str]) -> Result<Plan> {
     let (mut machine, mut cmdline) = (Machine::default(), String::new());
-    let (mut with_guest, mut with_libvirt, mut with_nvidia) = (false, false, false);
+    let (mut with_guest, mut with_desktop, mut with_nvidia) = (false, false, false);
     let mut options = options.iter().copied();
     // The machine first: the other options change it.
     let mut later = Vec::new();
@@ -106,8 +106,8 @@ fn plan(kind: &str, options: &[&str]) -> Result<Plan> {
                 with_guest = true;
                 machine
             }
-            "--libvirt" => {
-                with_libvirt = true;
+            "--desktop" => {
+                with_desktop = true;
                 machine
             }
             "--nvidia-driver" => {
@@ -123,7 +123,7 @@ fn plan(kind: &str, options: &[&str]) -> Result<Plan> {
         other => bail!("a host is small or full, not {other}"),
     };
     let plan = if cmdline.is_empty() { plan } else { plan.cmdline(&cmdline) };
-    let plan = if with_libvirt { plan.with_libvirt() } else { plan };
+    let plan = if with_desktop { plan.with_desktop() } else { plan };
     let plan = if with_nvidia { plan.with_nvidia() } else { plan };
     Ok(if with_guest { plan.with_guest() } else { plan })
 }

@@ -225,11 +225,6 @@ fn unpacked(name: &'static str, usually: &str, packages: &str) -> Result<PathBuf
     Ok(root.join("root"))
 }
 
-/// [`host`] with libvirt's daemon and `virsh`.
-pub fn host_libvirt() -> Result<PathBuf> {
-    host_tree("host-libvirt", &["libvirt-daemon-system", "libvirt-daemon-driver-qemu", "libvirt-clients"])
-}
-
 /// [`host`] with a second kernel: Debian's for clouds, without 9p, sound and most of DRM.
 pub fn host_two_kernels() -> Result<PathBuf> {
     host_tree("host-two-kernels", &["linux-image-cloud-amd64"])
@@ -240,6 +235,8 @@ pub fn host_desktop() -> Result<PathBuf> {
     const DESKTOP: &[&str] = &[
         "xdm",
         "xserver-xorg-core",
+        // Draws on the frame buffer of the look-alike card's driver, which is no DRM driver.
+        "xserver-xorg-video-fbdev",
         "x11-xserver-utils",
         "libvirt-daemon-system",
         "libvirt-daemon-driver-qemu",
