@@ -289,7 +289,7 @@ impl Reader<'_> {
             self.refused(format!(
                 "{} cannot be where it says: {} is {}",
                 shown(raw),
-                clash.at.display(),
+                plain(clash.at.as_os_str().as_bytes()),
                 clash.is
             ))
             .detail("each path of a saved tree is one thing, and only folders have something below them")
@@ -449,11 +449,15 @@ fn record(bytes: &[u8]) -> Option<Record<'_>> {
 }
 
 /// Bytes of a path for a message: no control characters, not too many.
-fn shown(bytes: &[u8]) -> String {
+fn plain(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let plain: String = text.chars().take(120).map(|c| if c.is_control() { '?' } else { c }).collect();
     let more = if text.chars().nth(120).is_some() { "…" } else { "" };
-    format!("`{plain}{more}`")
+    format!("{plain}{more}")
+}
+
+fn shown(bytes: &[u8]) -> String {
+    format!("`{}`", plain(bytes))
 }
 
 fn too_much(name: &str, limits: &Limits) -> Error {

@@ -275,6 +275,72 @@ fn bombs() {
 }
 
 #[test]
+fn bombs_of_every_kind() {
+    let limits = Limits { unpacked: 4 << 20, contents: 2 << 20, file: 1 << 20, ..LIMITS };
+    // A link may have a size; what follows it is passed over, and counted.
+    let start = header(b"x", b'g', 1 << 32, b"");
+    let zeros = || io::Read::chain(start.as_slice(), io::repeat(0).take(6 << 20));
+    let mut bz = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+    io::copy(&mut zeros(), &mut bz).unwrap();
+    refused_within(&bz.finish().unwrap(), "unpacks to too much", &limits);
+    let zst = ruzstd::encoding::compress_to_vec(zeros(), ruzstd::encoding::CompressionLevel::Fastest);
+    assert!(zst.len() < 64 << 10);
+    refused_within(&zst, "unpacks to too much", &limits);
+    let mut xz = Vec::new();
+    lzma_rs::xz_compress(&mut io::BufReader::new(zeros()), &mut xz).unwrap();
+    refused_within(&xz, "unpacks to too much", &limits);
+}
+
+/// An archive in an archive is a file like any other: nothing is unpacked twice.
+#[test]
+fn an_archive_inside_is_not_opened() {
+    let inner = archive(&[entry("../../etc/passwd", b'0', b"x", "")]);
+    let outer = archive(&[entry("sys/inner.tar", b'0', &inner, "")]);
+    assert_eq!(tree(&outer).read(Path::new("/sys/inner.tar")).unwrap(), inner);
+    let packed = |bytes: &[u8]| {
+        let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gz.write_all(bytes).unwrap();
+        gz.finish().unwrap()
+    };
+    let once = packed(&outer);
+    assert!(matches!(read(&packed(&once)).unwrap(), Unpacked::Bytes(bytes) if bytes == once));
+}
+
+#[test]
+fn names_that_are_odd_or_there_twice() {
+    let bytes =
+        archive(&[entry("sys/a\nb\x1b[2J", b'0', b"1", ""), entry("sys/a\nb\x1b[2J/c", b'0', b"x", "")]);
+    refused(&bytes, "is a file");
+    let link = archive(&[entry("sys/a\nb", b'2', b"", "../../x\n")]);
+    refused(&link, "leads out");
+    let zero =
+        archive(&[entry("x", b'x', pax("path", "sys/a\0b").as_bytes(), ""), entry("s", b'0', b"", "")]);
+    refused(&zero, "a name that Linux cannot have");
+    // tar's own rule: the last of several counts, as where an archive was appended to. A kind stays what it is.
+    let twice = archive(&[entry("sys/a", b'0', b"1", ""), entry("sys/a", b'0', b"2", "")]);
+    assert_eq!(tree(&twice).text(Path::new("/sys/a")).unwrap(), "2");
+    for (first, second) in [(b'0', b'5'), (b'5', b'0'), (b'2', b'5')] {
+        let link = if first == b'2' { "b" } else { "" };
+        let bytes = archive(&[entry("sys/a", first, b"", link), entry("sys/a", second, b"", "")]);
+        refused(&bytes, "/sys/a is a");
+    }
+}
+
+/// GNU's form of a number: the first bit, then binary; a negative one has the second bit too.
+#[test]
+fn sizes_that_no_file_has() {
+    for size in [[0xff; 12], [0x80, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]] {
+        let mut block = header(b"sys/x", b'0', 0, b"");
+        block[124..136].copy_from_slice(&size);
+        block[148..156].fill(b' ');
+        let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+        block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        let error = read(&[block, vec![0; 1024]].concat()).unwrap_err();
+        assert!(error.message.contains("x.tar"), "{error}");
+    }
+}
+
+#[test]
 fn a_window_that_is_too_large() {
     // zstd: a window of 2 TiB less a bit (RFC 8878, 3.1.1.1.2), an empty last block.
     let error = read(&[0x28, 0xb5, 0x2f, 0xfd, 0x00, 0xf7, 0x01, 0x00, 0x00]).unwrap_err();
