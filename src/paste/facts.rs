@@ -257,8 +257,12 @@ impl Facts {
             let by_id = fact.function.id().and_then(words::name_by_id);
             fill(&mut fact.function.name, by_id);
         }
-        host.drivers_told |=
-            self.functions.values().any(|fact| fact.function.driver.is_some() && !fact.driver_from_log);
+        // `lspci -k` of one card beside a list of all says nothing of the others' drivers; a list with drivers has them
+        // for most, though not for host bridges.
+        let named =
+            self.functions.values().filter(|fact| fact.function.driver.is_some() && !fact.driver_from_log);
+        let named = named.count();
+        host.drivers_told |= named > 0 && named * 4 >= self.functions.len();
         host.functions = self.functions.into_values().map(|fact| fact.function).collect();
         let mut groups: BTreeMap<u32, Group> = host.groups.drain(..).map(|group| (group.id, group)).collect();
         for function in &host.functions {
@@ -295,6 +299,10 @@ impl Facts {
     /// Parents and paths, from the buses behind bridges.
     fn places(&mut self) {
         for (address, (parent, path)) in std::mem::take(&mut self.paths) {
+            // What something hangs on is a bridge, where nothing else tells.
+            if let Some(above) = parent.and_then(|parent| self.functions.get_mut(&parent)) {
+                above.class(Class(0x06_0400), ClassFrom::Name);
+            }
             if let Some(fact) = self.functions.get_mut(&address) {
                 fill(&mut fact.function.path, Some(path));
                 fill(&mut fact.function.parent, parent);

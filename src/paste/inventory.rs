@@ -248,6 +248,13 @@ mod tests {
         let host = read(virsh);
         assert_eq!(host.functions.iter().map(|one| one.iommu_group).collect::<Vec<_>>(), [Some(7); 2]);
         assert_eq!(read(lshw).functions.len(), 1);
+        let above = virsh
+            .replace(
+                "<driver>\n",
+                "<path>/sys/devices/pci0000:00/0000:00:01.0/0000:01:00.0</path>\n  <driver>\n",
+            )
+            .replace("bus='0x01' slot='0x00' function='0x1'", "bus='0x00' slot='0x01' function='0x0'");
+        assert!(read(&above).function("00:01.0".parse().unwrap()).unwrap().is_pci_bridge());
     }
 
     #[test]

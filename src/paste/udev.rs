@@ -77,7 +77,7 @@ pub(super) fn places(facts: &mut Facts, text: &str) {
     for (at, word) in text.match_indices("devices/pci").take(4) {
         let Some(rest) = text.get(at + word.len()..) else { continue };
         let end = rest
-            .find(|end: char| end.is_whitespace() || matches!(end, '"' | '\'' | ','))
+            .find(|end: char| end.is_whitespace() || matches!(end, '"' | '\'' | ',' | '<'))
             .unwrap_or(rest.len());
         let Some(path) = rest.get(..end) else { continue };
         let mut parent: Option<Address> = None;

@@ -118,3 +118,13 @@ fn two_machines_are_not_mixed() {
     assert_eq!(host.unseen.len(), 1, "{:?}", host.unseen);
     assert!(host.unseen[0].contains("different devices at 0000:01:00.0 and 1 more"), "{:?}", host.unseen);
 }
+
+#[test]
+fn the_driver_of_one_card_tells_nothing_of_the_others() {
+    let listing = plain()
+        + "\n\n01:00.0 VGA compatible controller: NVIDIA Corporation GA102\n\tKernel driver in use: vfio-pci\n";
+    assert!(!machine(&[text("t", &listing)]).drivers_told);
+    let card = "01:00.0 VGA compatible controller: NVIDIA Corporation GA102\n\tKernel driver in use: vfio-pci\n\
+        01:00.1 Audio device: NVIDIA Corporation GA102 High Definition Audio Controller\n";
+    assert!(machine(&[text("t", card)]).drivers_told);
+}
