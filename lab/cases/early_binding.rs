@@ -1,38 +1,38 @@
 //! Early binding on a whole Debian: plan, apply, reboot, the way out at the boot prompt, revert.
 
-use lab::{Device, End, Host, Machine, Plan, full_host};
+use lab::initramfs::{Members, listed};
+use lab::{Device, End, Host, Machine, full_host};
 use std::time::{Duration, Instant};
 
 /// Long enough for every initramfs and the boot menu, also without KVM on a busy machine.
 const APPLY: Duration = Duration::from_secs(1500);
 
-/// Every file of /etc and /boot with its checksum, mode and owner; of an initramfs the names of what is in it, and
-/// its early scripts' order.
-const STATE: &str = r#"cd / && find etc boot var/tmp ! -path 'boot/initrd.img-*' ! -path 'var/tmp/systemd-private-*' -printf '%p %y %m %u %g\n' | sort
+/// Every file of /etc and /boot with its checksum, mode and owner.
+const FILES: &str = r"cd / && find etc boot var/tmp ! -path 'boot/initrd.img-*' ! -path 'var/tmp/systemd-private-*' -printf '%p %y %m %u %g %l\n' | sort
 find etc boot -type f ! -name 'initrd.img-*' -print0 | sort -z | xargs -0 sha256sum
-ls boot
-for i in boot/initrd.img-*; do echo "$i"; lsinitramfs "$i" | sort; done"#;
+ls boot";
 
-/// Of every initramfs each member with its checksum, mode, owner and target. By nature different, and not looked at:
-/// the bytes of the archive, since it holds the time at which each member was made.
-const IMAGES: &str = r#"for i in /boot/initrd.img-*; do rm -rf /tmp/image && unmkinitramfs "$i" /tmp/image && cd /tmp/image || exit
-find . -printf "$i %p %y %m %u %g %l\n" | sort
-find . -type f -print0 | sort -z | xargs -0 sha256sum | sed "s,^,$i ,"
-cd / && rm -rf /tmp/image; done"#;
-
-/// Boots it, and has its initramfs made for this machine's own devices (MODULES=dep), as it will be made again.
-fn boot(plan: Plan) -> Host {
-    let host = plan.boot();
-    host.run_within("update-initramfs -u -k all", APPLY).ok();
-    host
+fn files(host: &Host) -> String {
+    host.run_within(FILES, APPLY).ok().stdout().to_owned()
 }
 
+/// Each initramfs.
+fn images(host: &Host) -> Vec<(String, Members)> {
+    let listed = host.run("ls /boot/initrd.img-*").ok();
+    listed.lines().into_iter().map(|path| (path.to_owned(), host.initramfs(path))).collect()
+}
+
+/// The files, and of each initramfs every member with its mode, owner and checksum. By nature different, and not
+/// looked at: the bytes of the archive, since times and inode numbers are in it.
 fn state(host: &Host) -> String {
-    host.run_within(STATE, Duration::from_secs(300)).ok().stdout().to_owned()
+    let images = images(host).into_iter().map(|(path, members)| format!("{path}\n{}", listed(&members)));
+    format!("{}\n{}", files(host), images.collect::<String>())
 }
 
-fn images(host: &Host) -> String {
-    host.run_within(IMAGES, APPLY).ok().stdout().to_owned()
+/// Of each image, whether our early script is in it.
+#[track_caller]
+fn scripted(host: &Host) -> Vec<bool> {
+    images(host).iter().map(|(_, members)| members.contains_key("scripts/init-top/gpuferry")).collect()
 }
 
 #[track_caller]
@@ -59,6 +59,15 @@ fn revert(host: &Host) {
     host.run_within("gpuferry revert", APPLY).ok();
 }
 
+/// Lines of the kernel's log about functions whose address begins so, from others than the bus, VFIO and gpuferry.
+/// A driver's line begins with its name (include/linux/dev_printk.h).
+fn of_other_drivers<'l>(log: &'l str, address: &str) -> Vec<&'l str> {
+    let known = ["pci", "vfio-pci", "vfio_pci:", "gpuferry:"];
+    let said = log.lines().filter(|line| line.contains(address));
+    let first = |line: &'l str| line.split_once("] ").map_or(line, |(_, said)| said).split(' ').next();
+    said.filter(|line| !first(line).is_some_and(|who| known.contains(&who))).collect()
+}
+
 /// Waits until a command succeeds in the host.
 fn wait_for(host: &Host, command: &str) {
     let end = Instant::now() + APPLY;
@@ -70,20 +79,20 @@ fn wait_for(host: &Host, command: &str) {
 #[test]
 fn only_the_named_twin_goes_to_vfio_and_all_of_it_comes_back() {
     // nouveau and snd_hda_intel are in the initramfs: they would take the cards before the root disk is there.
-    let mut host = boot(full_host(Machine::twin_nvidia()).with_competition());
-    let (before, content) = (state(&host), images(&host));
+    let machine = Machine::twin_nvidia();
+    let mut host = full_host(machine.clone()).with_competition().boot();
+    let before = state(&host);
     let cmdline = host.read("/proc/cmdline");
 
     let shown = host.run("gpuferry plan static --gpu 0000:02:00.0 -o /root/p.json").ok();
     assert!(shown.stdout().contains("gpuferry.bind=0000:00:"), "{}", shown.stdout());
-    as_before(&host, &before);
+    assert!(before.starts_with(&files(&host)), "a plan has changed something");
     apply(&host, "/root/p.json");
     // The early script is in the image, and runs before udev.
-    let order = "rm -rf /tmp/i && unmkinitramfs /boot/initrd.img-$(uname -r) /tmp/i && cat $(find /tmp/i -path '*init-top/ORDER')";
-    let order = host.run_within(order, Duration::from_secs(600)).ok();
-    let place =
-        |name: &str| order.stdout().find(name).unwrap_or_else(|| panic!("{name} in {}", order.stdout()));
-    assert!(place("init-top/gpuferry") < place("init-top/udev"), "{}", order.stdout());
+    let (_, members) = &images(&host)[0];
+    let order = String::from_utf8_lossy(&members["scripts/init-top/ORDER"].content).into_owned();
+    let place = |name: &str| order.find(name).unwrap_or_else(|| panic!("{name} in {order}"));
+    assert!(place("init-top/gpuferry") < place("init-top/udev"), "{order}");
 
     host.reboot();
     host.expect_driver("0000:02:00.0", "vfio-pci").expect_driver("0000:02:00.1", "vfio-pci");
@@ -91,8 +100,8 @@ fn only_the_named_twin_goes_to_vfio_and_all_of_it_comes_back() {
     assert_ne!(host.driver("0000:01:00.0").as_deref(), Some("vfio-pci"));
     let log = host.kernel_log();
     assert!(log.contains("gpuferry: 0000:02:00.0 is bound to vfio-pci"), "{log}");
-    let others = ["nouveau 0000:02:00.0", "snd_hda_intel 0000:02:00.1"];
-    assert!(!others.iter().any(|other| log.contains(other)), "another driver was there first: {log}");
+    assert_eq!(of_other_drivers(&log, "0000:02:00."), Vec::<&str>::new(), "another driver was there first");
+    assert!(log.contains("snd_hda_intel 0000:01:00.1: "), "the twin's line is what is looked for: {log}");
 
     // The way out: `e` in GRUB's menu, and the switch at the end of the kernel's line, for one boot.
     host.reboot_with_words("gpuferry.off=1");
@@ -101,33 +110,27 @@ fn only_the_named_twin_goes_to_vfio_and_all_of_it_comes_back() {
     host.expect_driver("0000:02:00.1", "snd_hda_intel").expect_driver("0000:01:00.1", "snd_hda_intel");
     assert_ne!(host.driver("0000:02:00.0").as_deref(), Some("vfio-pci"));
     assert!(host.kernel_log().contains("gpuferry: gpuferry.off is on the command line"));
+    assert!(!host.read("/proc/modules").contains("vfio"), "nothing is bound, and nothing loaded for it");
+    assert_eq!(
+        host.run("systemctl list-units --all --no-legend 'gpuferry*'").ok().text(),
+        "",
+        "nothing started"
+    );
+
+    the_path_is_followed_and_the_ids_decide(&mut host, machine);
 
     host.run("gpuferry history").ok().prints("in force");
     revert(&host);
     as_before(&host, &before);
-    same(&content, &images(&host));
+    assert_eq!(scripted(&host), [false]);
+    let ours =
+        "find /boot /etc -name '*gpuferry*'; grep -rl --exclude=lab-agent.service gpuferry /boot/grub /etc";
+    assert_eq!(host.run(ours).text(), "", "something of ours was left");
     host.run("gpuferry history").ok().prints("undone");
     host.reboot();
     assert_eq!(host.read("/proc/cmdline"), cmdline);
     host.expect_driver("0000:02:00.1", "snd_hda_intel");
     assert_ne!(host.driver("0000:02:00.0").as_deref(), Some("vfio-pci"));
-}
-
-#[test]
-fn of_two_screens_one_goes_with_every_kernel() {
-    let mut host = boot(full_host(Machine::twin_bochs()).with_two_kernels());
-    let before = state(&host);
-    apply(&host, "static --gpu 0000:02:00.0");
-    let images = host.run_within(
-        "for i in /boot/initrd.img-*; do lsinitramfs $i | grep -c init-top/gpuferry$; done",
-        Duration::from_secs(300),
-    );
-    assert_eq!(images.ok().lines(), ["1", "1"]);
-    host.reboot();
-    host.expect_driver("0000:02:00.0", "vfio-pci").expect_driver("0000:02:00.1", "vfio-pci");
-    host.expect_driver("0000:01:00.0", "bochs-drm").expect_driver("0000:01:00.1", "snd_hda_intel");
-    revert(&host);
-    as_before(&host, &before);
 }
 
 /// What `doctor` finds, by its ids, and the text that goes with the first of these.
@@ -140,25 +143,20 @@ fn findings(host: &Host, id: &str) -> (Vec<String>, String) {
 }
 
 /// The same path, and the bus numbers behind it move; then another device is there; then the cards are exchanged.
-#[test]
-fn the_path_is_followed_and_the_ids_decide() {
-    let machine = Machine::twin_nvidia();
-    let mut host = full_host(machine.clone()).boot();
-    apply(&host, "static --gpu 0000:02:00.0");
-
+fn the_path_is_followed_and_the_ids_decide(host: &mut Host, machine: Machine) {
     // A bridge in the first slot takes two bus numbers: the card is on bus 3 now, behind the same port.
     host.reboot_as(machine.clone().replace(1, Device::Bridge));
     assert_eq!(host.ids("0000:03:00.0").as_deref(), Some("10de:2204"));
     host.expect_driver("0000:03:00.0", "vfio-pci").expect_driver("0000:03:00.1", "vfio-pci");
     assert!(host.kernel_log().contains("gpuferry: 0000:03:00.0 is bound to vfio-pci"));
-    let (found, _) = findings(&host, "");
+    let (found, _) = findings(host, "");
     assert!(!found.iter().any(|id| id.starts_with("binding-")), "it is bound, wherever it is: {found:?}");
 
     // Another device where the card was: the boot goes on, and nothing is bound.
     host.reboot_as(machine.clone().replace(2, Device::Nic));
     host.expect_driver("0000:02:00.0", "e1000e");
     assert!(host.kernel_log().contains("nothing of its card is bound"), "{}", host.kernel_log());
-    let (found, text) = findings(&host, "binding-other-device");
+    let (found, text) = findings(host, "binding-other-device");
     assert!(text.contains("0000:02:00.0") && text.contains("gpuferry: "), "{found:?} {text}");
 
     // The two cards exchanged: the slot holds a card with other subsystem ids.
@@ -167,14 +165,29 @@ fn the_path_is_followed_and_the_ids_decide() {
         assert_ne!(host.driver(address).as_deref(), Some("vfio-pci"), "{address}");
     }
     assert!(host.kernel_log().contains("is another than"), "{}", host.kernel_log());
-    let (found, text) = findings(&host, "binding-moved");
+    let (found, text) = findings(host, "binding-moved");
     assert!(text.contains("gpuferry plan static --gpu 0000:01:00.0"), "{found:?} {text}");
     assert!(text.contains("0000:00:03.1/00.0") && text.contains("is another than"), "{text}");
 }
 
 #[test]
+fn of_two_screens_one_goes_with_every_kernel() {
+    let mut host = full_host(Machine::twin_bochs()).with_two_kernels().boot();
+    let before = state(&host);
+    apply(&host, "static --gpu 0000:02:00.0");
+    assert_eq!(scripted(&host), [true, true]);
+    host.reboot();
+    host.expect_driver("0000:02:00.0", "vfio-pci").expect_driver("0000:02:00.1", "vfio-pci");
+    host.expect_driver("0000:01:00.0", "bochs-drm").expect_driver("0000:01:00.1", "snd_hda_intel");
+    assert_eq!(of_other_drivers(&host.kernel_log(), "0000:02:00."), Vec::<&str>::new());
+    revert(&host);
+    as_before(&host, &before);
+    assert_eq!(scripted(&host), [false, false]);
+}
+
+#[test]
 fn killed_or_without_power_in_the_middle_it_is_undone() {
-    let mut host = boot(full_host(Machine::twin_bochs()));
+    let mut host = full_host(Machine::twin_bochs()).boot();
     let before = state(&host);
     let words = "exec gpuferry apply --yes static --gpu 0000:02:00.0";
 
@@ -204,43 +217,56 @@ fn killed_or_without_power_in_the_middle_it_is_undone() {
     as_before(&host, &before);
 }
 
+/// One clear sentence, and a hint.
+#[track_caller]
+fn refused(host: &Host, command: &str, status: i32, why: &str) {
+    let said = host.run(command).status(status).complains(why);
+    let lines: Vec<_> = said.stderr().lines().collect();
+    assert!(lines.first().is_some_and(|line| line.contains(": ") && line.len() < 200), "{}", said.stderr());
+    // What the command line itself is told about is answered in its own form.
+    let helps = ["hint: ", "For more information, try"];
+    assert!(
+        lines.iter().any(|line| helps.iter().any(|h| line.trim_start().starts_with(h))),
+        "{}",
+        said.stderr()
+    );
+}
+
 #[test]
 fn bad_input_changes_nothing_and_says_what_helps() {
     let host = full_host(Machine::twin_bochs().boots_from_nvme()).boot();
     let before = state(&host);
     let root = host.run("basename $(readlink -f /sys/block/nvme0n1/device/device)").ok().text().to_owned();
     for verb in ["detach --yes", "plan static --gpu", "apply --yes static --gpu"] {
-        host.run(&format!("gpuferry {verb} {root}"))
-            .status(3)
-            .complains("nvme0n1p")
-            .complains("is mounted at /");
+        refused(&host, &format!("gpuferry {verb} {root}"), 3, "nvme0n1p1 is mounted at /");
     }
     let apply = "gpuferry apply --yes static --gpu 0000:02:00.0";
-    host.run("gpuferry plan static --gpu 0000:02").status(2).complains("0000:01:00.0");
-    host.run("gpuferry apply --yes static --gpu 0000:42:00.0").status(2).complains("there is no device");
-    host.run("setpriv --reuid 65534 --clear-groups gpuferry apply --yes static --gpu 0000:02:00.0")
-        .status(4)
-        .complains("sudo");
+    refused(&host, "gpuferry plan static --gpu 0000:02", 2, "0000:01:00.0");
+    refused(&host, "gpuferry apply --yes static --gpu 0000:42:00.0", 2, "there is no device");
+    refused(&host, &format!("setpriv --reuid 65534 --clear-groups {apply}"), 4, "sudo");
 
     host.run("mount --bind /boot /boot && mount -o remount,ro,bind /boot").ok();
-    host.run(apply).status(4).complains("read-only");
+    refused(&host, apply, 4, "read-only");
     host.run("umount /boot").ok();
 
-    host.run("dd if=/dev/zero of=/root/fill bs=1M 2>/dev/null; sync; true").ok();
-    host.run(apply).status(4).complains("room");
-    host.run("rm /root/fill").ok();
+    // What is left for everybody at once; what is kept for root, byte by byte.
+    let fill = "fallocate -l $(df --output=avail -B1 / | tail -1) /root/fill; dd if=/dev/zero of=/root/more bs=1M; sync";
+    host.run(&format!("{fill}; true")).ok();
+    refused(&host, apply, 4, "room");
+    host.run("ls /boot/*.new /boot/*.bak /boot/*/*.new").status(2);
+    host.run("rm -f /root/fill /root/more").ok();
 
     host.run("gpuferry plan static --gpu 0000:02:00.0 -o /root/p.json").ok();
     host.run("sed 's/0000:02:00.0/0000:01:00.0/' /root/p.json > /root/e.json").ok();
-    host.run("gpuferry apply --yes /root/e.json").status(2).complains("was edited");
+    refused(&host, "gpuferry apply --yes /root/e.json", 2, "was edited");
     host.run("cp -p /etc/machine-id /root/id && echo 11112222333344445555666677778888 > /etc/machine-id")
         .ok();
-    host.run("gpuferry apply --yes /root/p.json").status(3).complains("another machine");
+    refused(&host, "gpuferry apply --yes /root/p.json", 3, "another machine");
     host.run("cp -p /root/id /etc/machine-id").ok();
 
     host.run("cp -p /etc/default/grub /root/grub && echo 'GRUB_CMDLINE_LINUX_DEFAULT=\"quiet\" iommu=pt' >> /etc/default/grub")
         .ok();
-    host.run(apply).status(1).complains("grub-quoting-broken");
+    refused(&host, apply, 1, "grub-quoting-broken");
     host.run("cp -p /root/grub /etc/default/grub").ok();
     as_before(&host, &before);
 }

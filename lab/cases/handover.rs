@@ -143,7 +143,7 @@ fn a_card_that_was_lent_before_stays_lent() {
     host.run("gpuferry detach 0000:02:00.0").ok();
     let guest = host.start(
         "gpuferry vm run --gpu 0000:02:00.0 --memory 256M --cpus 1 --accel tcg --kernel /guest/vmlinux \
-         --initrd /guest/initrd --append 'console=ttyS0 quiet panic=-1' --no-reboot",
+         --initrd /guest/initrd --append 'console=ttyS0 quiet panic=-1 mitigations=off' --no-reboot",
     );
     // Emulated inside the emulation: a minute where nothing else runs.
     let said = guest.wait(Duration::from_secs(420));
