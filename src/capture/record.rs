@@ -18,6 +18,9 @@ const MAX_LINKS: usize = 40;
 /// The largest file that is remembered; images of kernels are larger and of no use elsewhere.
 const MAX_FILE: usize = 16 << 20;
 
+/// Parts of files are remembered in steps of so many bytes: conventional config space is one.
+const STEP: usize = 256;
+
 /// What is at a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Held {
@@ -177,6 +180,15 @@ impl Root for Recorder<'_> {
             Err(_) => self.closed(place, &result),
         }
         result
+    }
+
+    /// From the start on, so that what is remembered has no holes; in steps, so that it is not read over and over.
+    fn read_at(&self, path: &Path, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        let end = offset.saturating_add(length);
+        let mut bytes = self.read_start(path, end.checked_next_multiple_of(STEP).unwrap_or(end))?;
+        bytes.truncate(end);
+        Ok(if offset < bytes.len() { bytes.split_off(offset) } else { Vec::new() })
     }
 
     fn read_apart(&self, paths: &[PathBuf]) -> Vec<io::Result<Vec<u8>>> {

@@ -83,12 +83,6 @@ pub enum Verb {
     /// What the worker's unit runs.
     #[command(hide = true)]
     Card(card::Card),
-    /// Read attributes of devices for another gpuferry, which does not hang with us.
-    #[command(hide = true, name = crate::machine::apart::VERB)]
-    ReadApart {
-        /// What to read.
-        paths: Vec<PathBuf>,
-    },
     /// Write man pages and shell completions below a folder, for packagers.
     #[command(hide = true)]
     Generate(generate::Generate),
@@ -110,11 +104,18 @@ pub struct Context {
 /// Runs the program on these words and returns its exit status.
 pub fn main(words: impl IntoIterator<Item = std::ffi::OsString>) -> Status {
     let words: Vec<_> = words.into_iter().collect();
-    // libvirt waits for it at every step of every guest: before anything else is made ready.
-    if let [_, verb, part, call @ ..] = words.as_slice() {
-        if verb == "hook" && part == "qemu" && call.len() == 4 {
+    match words.as_slice() {
+        // libvirt waits for it at every step of every guest: before anything else is made ready.
+        [_, verb, part, call @ ..] if verb == "hook" && part == "qemu" && call.len() == 4 => {
             return crate::hook::call::main(call, &mut io::stdin());
         }
+        // Another gpuferry waits for it.
+        [_, verb, paths @ ..] if verb == crate::machine::apart::VERB => {
+            // A closed pipe: nobody listens any more.
+            let _ = crate::machine::apart::child(paths, &mut io::stdout());
+            return Status::Done;
+        }
+        _ => {}
     }
     let cli = match Cli::try_parse_from(words) {
         Ok(cli) => cli,
@@ -147,11 +148,6 @@ fn run(context: &Context, verb: Option<Verb>) -> Result<Status> {
         Some(Verb::Vm(verb)) => verb.run(context),
         Some(Verb::Capture(verb)) => verb.run(context),
         Some(Verb::Card(verb)) => verb.run(context),
-        Some(Verb::ReadApart { paths }) => {
-            // A closed pipe: nobody listens any more.
-            let _ = crate::machine::apart::child(&paths, &mut io::stdout());
-            Ok(Status::Done)
-        }
         Some(Verb::Generate(verb)) => verb.run(),
         None => inspect::first_screen(context),
     }

@@ -276,10 +276,12 @@ impl Worker<'_, '_> {
         // From here on the kernel may find the card anew, and where efifb would draw then is nobody's screen.
         snapshot.firmware.clear();
         for how in [Rescue::Reset, Rescue::Rescan] {
-            let plan = live::rescue(&self.look(), &snapshot, how);
             // While a write hangs, to this card or another, nothing of this is tried: it would hang too.
-            let hangs = self.hung.get() || super::client::nothing_hangs(machine).is_err();
-            if left.is_empty() || plan.stages.is_empty() || hangs {
+            if left.is_empty() || self.hung.get() || super::client::nothing_hangs(machine).is_err() {
+                break;
+            }
+            let plan = live::rescue(&self.look(), &snapshot, how);
+            if plan.stages.is_empty() {
                 continue;
             }
             self.recorder.say(Event::Note { text: format!("not home yet: {}", left.join("; ")) })?;
@@ -312,7 +314,7 @@ impl Worker<'_, '_> {
         let mut left = Vec::new();
         // Consoles follow their frame buffer after a moment: look until it is as it was.
         wait_until(machine, Duration::from_secs(5), || {
-            left = snapshot.differences(&host::observe_for_hand_over(&machine));
+            left = snapshot.differences(&host::observe_drivers(&machine));
             left.is_empty()
         });
         let missed = snapshot.units.iter().filter(|unit| unit.is_missed(machine));

@@ -4,7 +4,7 @@
 //! of a card's IOMMU groups, and so would have to go along. PCI bridges (header type 1) are no companions: VFIO
 //! leaves them with the host (drivers/vfio/vfio_main.c, `vfio_dev_driver_allowed`).
 
-use super::{Function, Gpu, GpuKind, Host, Isolation, Source, Verdict};
+use super::{Function, Gpu, GpuKind, Host, Isolation, Source, Verdict, embedded};
 use crate::pci::Address;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -188,10 +188,9 @@ fn is_amd_processors(display: &Function) -> bool {
         return inside(device);
     }
     let Some(name) = display.name.as_deref() else { return false };
-    let vendor = <pci_ids::Vendor as pci_ids::FromId<u16>>::from_id(ATI);
-    let same = |known: &&pci_ids::Device| !known.name().is_empty() && name.ends_with(known.name());
-    let mut known = vendor.into_iter().flat_map(pci_ids::Vendor::devices).filter(same).peekable();
-    known.peek().is_some() && known.all(|known| inside(known.id()))
+    let same = |(_, known): &(u16, &str)| !known.is_empty() && name.ends_with(known);
+    let mut known = embedded::devices(ATI).filter(same).peekable();
+    known.peek().is_some() && known.all(|(device, _)| inside(device))
 }
 
 fn has_host_bridge_of(host: &Host, vendors: &[u16]) -> bool {

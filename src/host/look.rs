@@ -3,7 +3,10 @@
 //! Decides nothing about what it reads. A thing that is not there is `None` without a word: most machines lack most
 //! things. A thing that may not be read is `None` and a sentence in [`Host::unseen`](super::Host::unseen).
 
-use crate::{machine::Root, pci::Address};
+use crate::{
+    machine::{Parts, Root},
+    pci::Address,
+};
 use std::{cell::RefCell, io, path::Path};
 
 /// The door, and what stayed closed.
@@ -44,7 +47,8 @@ impl<'r> Look<'r> {
         }
     }
 
-    fn kept<T>(&self, path: &str, result: io::Result<T>) -> Option<T> {
+    /// Notes what is forbidden.
+    pub(super) fn kept<T>(&self, path: &str, result: io::Result<T>) -> Option<T> {
         match result {
             Ok(value) => Some(value),
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
@@ -80,9 +84,20 @@ impl<'r> Look<'r> {
         self.root.read_start(Path::new(path), length).ok()
     }
 
-    /// Bytes of a file from an offset on; nothing where it is shorter.
-    pub(super) fn part(&self, path: &str, offset: usize, length: usize) -> Option<Vec<u8>> {
-        self.kept(path, self.root.read_at(Path::new(path), offset as u64, length))
+    /// A file of which parts are read.
+    pub(super) fn parts(&self, path: &str) -> Option<Parts<'r>> {
+        self.kept(path, self.root.parts(Path::new(path)))
+    }
+
+    /// Each line of a file; false where there is no such file.
+    pub(super) fn lines(&self, path: &str, mut each: impl FnMut(&[u8])) -> bool {
+        self.kept(path, self.root.lines(Path::new(path), &mut each)).is_some()
+    }
+
+    /// A file in pieces, until what was read of it is enough; false where it cannot be read. Without a note.
+    pub(super) fn pieces(&self, path: &str, piece: usize, mut enough: impl FnMut(&str) -> bool) -> bool {
+        let mut enough = |bytes: &[u8]| enough(&String::from_utf8_lossy(bytes));
+        self.root.pieces(Path::new(path), piece, &mut enough).is_ok()
     }
 
     /// The names in a folder, sorted. Names that are no UTF-8 are no names of the kernel's.

@@ -13,6 +13,7 @@ mod console;
 mod cpu;
 pub mod display;
 pub mod edid;
+pub(crate) mod embedded;
 pub mod gpu;
 pub mod holders;
 mod input;
@@ -48,7 +49,9 @@ pub use loaded::LoadedModule;
 pub use managers::{Manager, ManagerKind};
 pub use memory::{HugePages, Memory, Node, Topology};
 pub use nvidia::Nvidia;
-pub use observe::{conclude, observe, observe_devices, observe_for_hand_over, observe_waking};
+pub use observe::{
+    conclude, observe, observe_devices, observe_drivers, observe_for_hand_over, observe_waking,
+};
 pub use regions::{Region, RegionKind};
 pub use security::{Lockdown, SealedDisk, Security};
 pub use sessions::Session;

@@ -11,30 +11,44 @@ pub(super) fn fill(look: &Look, functions: &mut [Function], release: Option<&str
     let Some(release) = release.filter(|release| !release.contains('/') && !release.starts_with('.')) else {
         return;
     };
-    let Some(aliases) = look.bytes(&format!("/lib/modules/{release}/modules.alias")) else { return };
-    match_aliases(&aliases, functions);
+    let mut aliases = Aliases::new(functions);
+    look.lines(&format!("/lib/modules/{release}/modules.alias"), |line| aliases.line(line));
+    aliases.fill(functions);
 }
 
 /// Lines are `alias PATTERN MODULE`, patterns are fnmatch(3)'s with upper-case hex: `pci:v000010DEd*sv*…`. Functions
 /// that are alike (the virtual ones of a card) are matched once.
-fn match_aliases(aliases: &[u8], functions: &mut [Function]) {
-    const START: &[u8] = b"alias pci:v";
-    let mut kinds: BTreeMap<String, BTreeSet<String>> =
-        functions.iter().filter_map(|function| Some((function.modalias.clone()?, BTreeSet::new()))).collect();
-    for line in aliases.split(|byte| *byte == b'\n') {
-        let Some(vendor) = line.strip_prefix(START) else { continue };
-        let mut words = line.split(|byte| *byte == b' ').skip(1);
-        let (Some(pattern), Some(module)) = (words.next(), words.next()) else { continue };
+struct Aliases {
+    /// Modules by what a function says of itself.
+    kinds: BTreeMap<String, BTreeSet<String>>,
+    /// The vendors in there: eight digits each.
+    vendors: BTreeSet<[u8; 8]>,
+}
+
+impl Aliases {
+    fn new(functions: &[Function]) -> Self {
+        let kinds: BTreeMap<_, _> = functions
+            .iter()
+            .filter_map(|function| Some((function.modalias.clone()?, BTreeSet::new())))
+            .collect();
+        let vendor = |kind: &String| kind.as_bytes().get(5..13)?.try_into().ok();
+        Self { vendors: kinds.keys().filter_map(vendor).collect(), kinds }
+    }
+
+    fn line(&mut self, line: &[u8]) {
+        let Some(vendor) = line.strip_prefix(b"alias pci:v") else { return };
         // What stands before the first wildcard is what all that match begin with.
-        let fixed = vendor.get(..8).filter(|id| id.iter().all(u8::is_ascii_hexdigit));
-        let start = match fixed.and_then(|id| std::str::from_utf8(id).ok()) {
-            Some(id) => format!("pci:v{id}"),
-            None if vendor.first().is_some_and(|byte| matches!(byte, b'*' | b'?' | b'[')) => {
-                "pci:v".to_owned()
-            }
-            None => continue,
-        };
-        for (modalias, modules) in kinds.range_mut(start.clone()..) {
+        let fixed: Option<[u8; 8]> = vendor.get(..8).and_then(|id| id.try_into().ok());
+        let fixed = fixed.filter(|id| id.iter().all(u8::is_ascii_hexdigit));
+        let wild = vendor.first().is_some_and(|byte| matches!(byte, b'*' | b'?' | b'['));
+        if !fixed.map_or(wild, |id| self.vendors.contains(&id)) {
+            return;
+        }
+        let mut words = line.split(|byte| *byte == b' ').skip(1);
+        let (Some(pattern), Some(module)) = (words.next(), words.next()) else { return };
+        let start = fixed.as_ref().and_then(|id| std::str::from_utf8(id).ok()).unwrap_or_default();
+        let start = format!("pci:v{start}");
+        for (modalias, modules) in self.kinds.range_mut(start.clone()..) {
             if !modalias.starts_with(&start) {
                 break;
             }
@@ -43,9 +57,12 @@ fn match_aliases(aliases: &[u8], functions: &mut [Function]) {
             }
         }
     }
-    for function in functions {
-        let modules = function.modalias.as_ref().and_then(|modalias| kinds.get(modalias));
-        function.modules.extend(modules.into_iter().flatten().cloned());
+
+    fn fill(&self, functions: &mut [Function]) {
+        for function in functions {
+            let modules = function.modalias.as_ref().and_then(|modalias| self.kinds.get(modalias));
+            function.modules.extend(modules.into_iter().flatten().cloned());
+        }
     }
 }
 
@@ -96,6 +113,7 @@ fn set(pattern: &[u8], byte: u8) -> Option<usize> {
 mod tests {
     use super::*;
     use crate::host::testing::function;
+    use crate::machine::each_line;
 
     #[test]
     fn modules_by_vendor_class_and_wildcards() {
@@ -108,7 +126,9 @@ mod tests {
         let mut card = function("01:00.0", "030000", "10de:2204");
         card.modalias = Some("pci:v000010DEd00002204sv00001458sd0000403Bbc03sc00i00".into());
         let mut functions = [card];
-        match_aliases(aliases, &mut functions);
+        let mut found = Aliases::new(&functions);
+        each_line(aliases, &mut |line| found.line(line));
+        found.fill(&mut functions);
         assert_eq!(functions[0].modules, ["anycard", "nouveau", "nvidiafb"]);
     }
 

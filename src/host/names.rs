@@ -1,7 +1,7 @@
 //! Names of PCI devices: the distribution's pci.ids, and an embedded copy where there is none.
 
-use super::{Function, look::Look};
-use crate::pci::DeviceId;
+use super::{Function, embedded, look::Look};
+use crate::{machine::each_line, pci::DeviceId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Where distributions keep it: Debian and Arch, Fedora and SUSE, and pciutils' own place.
@@ -10,12 +10,16 @@ const PLACES: [&str; 3] = ["/usr/share/misc/pci.ids", "/usr/share/hwdata/pci.ids
 /// Fills in the names of every function.
 pub(super) fn fill(look: &Look, functions: &mut [Function]) {
     let wanted: BTreeSet<DeviceId> = functions.iter().filter_map(Function::id).collect();
-    let text = if wanted.is_empty() { None } else { PLACES.iter().find_map(|place| look.bytes(place)) };
-    let Found { devices, vendors } = text.map(|text| find(&text, &wanted)).unwrap_or_default();
+    let mut search = Search::new(&wanted);
+    if !wanted.is_empty() {
+        PLACES.iter().any(|place| look.lines(place, |line| search.line(line)));
+    }
+    let Found { devices, vendors } = search.found;
     for function in functions {
         let Some(id) = function.id() else { continue };
-        let maker = || vendors.get(&id.vendor).cloned().or_else(|| embedded_vendor(id.vendor));
-        let name = devices.get(&id).cloned().or_else(|| embedded(id));
+        let maker =
+            || vendors.get(&id.vendor).cloned().or_else(|| embedded::vendor(id.vendor).map(str::to_owned));
+        let name = devices.get(&id).cloned().or_else(|| embedded::device(id));
         function.name = name.or_else(|| Some(format!("{} device {:04x}", maker()?, id.device)));
     }
 }
@@ -29,49 +33,65 @@ pub struct Found {
     pub vendors: BTreeMap<u16, String>,
 }
 
+/// What a list knows of these ids.
+pub fn find(text: &[u8], wanted: &BTreeSet<DeviceId>) -> Found {
+    let mut search = Search::new(wanted);
+    each_line(text, &mut |line| search.line(line));
+    search.found
+}
+
 /// One pass: vendors are `10de  Name`, their devices follow as `<tab>2204  Name`; subsystems (two tabs) and the
 /// list of classes at the end (`C 00  …`) are passed over.
-pub fn find(text: &[u8], wanted: &BTreeSet<DeviceId>) -> Found {
-    let makers: BTreeSet<u16> = wanted.iter().map(|id| id.vendor).collect();
-    let mut found = Found::default();
-    let mut vendor: Option<(u16, String)> = None;
-    for line in text.split(|byte| *byte == b'\n') {
+struct Search<'w> {
+    wanted: &'w BTreeSet<DeviceId>,
+    makers: BTreeSet<u16>,
+    /// The vendor whose devices follow, where some of its are wanted.
+    vendor: Option<(u16, String)>,
+    /// The list of classes was reached.
+    ended: bool,
+    found: Found,
+}
+
+impl<'w> Search<'w> {
+    fn new(wanted: &'w BTreeSet<DeviceId>) -> Self {
+        let makers = wanted.iter().map(|id| id.vendor).collect();
+        Self { wanted, makers, vendor: None, ended: false, found: Found::default() }
+    }
+
+    fn line(&mut self, line: &[u8]) {
         match line {
             [] | [b'#', ..] | [b'\t', b'\t', ..] => {}
             [b'\t', entry @ ..] => {
-                let Some((vendor, maker)) = &vendor else { continue };
-                let Some((device, name)) = entry_of(entry) else { continue };
+                let Some((vendor, maker)) = &self.vendor else { return };
+                let Some((device, name)) = entry_of(entry) else { return };
                 let id = DeviceId { vendor: *vendor, device };
-                if wanted.contains(&id) {
-                    found.devices.insert(id, format!("{maker} {name}"));
+                if self.wanted.contains(&id) {
+                    self.found.devices.insert(id, format!("{maker} {}", text_of(name)));
                 }
             }
-            [b'C', b' ', ..] => break,
+            [b'C', b' ', ..] => (self.ended, self.vendor) = (true, None),
+            _ if self.ended => {}
             _ => {
-                vendor = entry_of(line).filter(|(id, _)| makers.contains(id));
-                found.vendors.extend(vendor.clone());
+                let own = entry_of(line).filter(|(id, _)| self.makers.contains(id));
+                self.vendor = own.map(|(id, name)| (id, text_of(name)));
+                self.found.vendors.extend(self.vendor.clone());
             }
         }
     }
-    found
 }
 
 /// `2204  GA102 [GeForce RTX 3090]`.
-fn entry_of(line: &[u8]) -> Option<(u16, String)> {
-    let (id, rest) = line.split_at_checked(4)?;
-    let id = u16::from_str_radix(std::str::from_utf8(id).ok()?, 16).ok()?;
-    let name = String::from_utf8_lossy(rest.strip_prefix(b"  ")?);
-    Some((id, name.trim().to_owned()))
+fn entry_of(line: &[u8]) -> Option<(u16, &[u8])> {
+    let (digits, rest) = line.split_at_checked(4)?;
+    let mut id = 0;
+    for digit in digits {
+        id = id << 4 | char::from(*digit).to_digit(16)?;
+    }
+    Some((u16::try_from(id).ok()?, rest.strip_prefix(b"  ")?))
 }
 
-fn embedded(id: DeviceId) -> Option<String> {
-    let device = pci_ids::Device::from_vid_pid(id.vendor, id.device)?;
-    Some(format!("{} {}", device.vendor().name(), device.name()))
-}
-
-fn embedded_vendor(id: u16) -> Option<String> {
-    use pci_ids::FromId;
-    pci_ids::Vendor::from_id(id).map(|vendor| vendor.name().to_owned())
+fn text_of(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).trim().to_owned()
 }
 
 #[cfg(test)]
@@ -88,13 +108,5 @@ mod tests {
         assert_eq!(found.devices[&id("10de:2204")], "NVIDIA Corporation GA102 [GeForce RTX 3090]");
         assert_eq!(found.devices.len(), 1);
         assert_eq!(found.vendors[&0x8086], "Intel Corporation");
-    }
-
-    #[test]
-    fn the_embedded_copy_knows_old_cards() {
-        let name = embedded("10de:2204".parse().unwrap()).unwrap();
-        assert!(name.contains("NVIDIA") && name.contains("GA102"), "{name}");
-        assert_eq!(embedded("10de:0000".parse().unwrap()), None);
-        assert!(embedded_vendor(0x10de).unwrap().contains("NVIDIA"));
     }
 }

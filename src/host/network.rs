@@ -50,15 +50,43 @@ pub(super) fn network(look: &Look) -> Option<Vec<Interface>> {
 /// Whether something listens for SSH (port 22, or what sshd_config names) on more than the loopback. `None`: not
 /// told.
 pub(super) fn ssh(look: &Look) -> Option<bool> {
-    let four = look.text_quietly("/proc/net/tcp")?;
-    let six = look.text_quietly("/proc/net/tcp6").unwrap_or_default();
     let config = look.text_quietly("/etc/ssh/sshd_config").unwrap_or_default();
     let mut ports: Vec<u16> = config.lines().filter_map(port_of).collect();
     if ports.is_empty() {
         ports.push(22);
     }
-    Some(four.lines().chain(six.lines()).filter_map(listening).any(|port| ports.contains(&port)))
+    let four = sockets(look, "/proc/net/tcp", "/proc/net/sockstat", "TCP:", &ports)?;
+    Some(four || sockets(look, "/proc/net/tcp6", "/proc/net/sockstat6", "TCP6:", &ports).unwrap_or_default())
 }
+
+/// Whether one of these ports is listened at. Sockets that listen come first; for the others the kernel goes through a
+/// table of as many places as the machine has memory for, which takes longer than all the rest of a look: so the file
+/// is read in small pieces, up to the answer (net/ipv4/tcp_ipv4.c, `tcp_seq_start`).
+fn sockets(look: &Look, list: &str, counts: &str, kind: &str, ports: &[u16]) -> Option<bool> {
+    // `TCP: inuse 5 orphan 0 …`: how many there are, whatever they do (net/ipv4/proc.c).
+    let counts = look.text_quietly(counts).unwrap_or_default();
+    let words = counts.lines().find_map(|line| line.strip_prefix(kind));
+    let count = words.and_then(|words| words.split_whitespace().nth(1)?.parse::<usize>().ok());
+    let (mut done, mut found) = (0, false);
+    let told = look.pieces(list, PIECE, |text| {
+        for line in text.lines().skip(done) {
+            let mut fields = line.split_whitespace().skip(3);
+            // Where nothing follows the state, it may not be whole yet.
+            let (Some(state), Some(_)) = (fields.next(), fields.next()) else { break };
+            found |= listening(line).is_some_and(|port| ports.contains(&port));
+            let heading = done == 0;
+            done += 1;
+            if found || !(heading || state == "0A") || count.is_some_and(|count| done > count) {
+                return true;
+            }
+        }
+        false
+    });
+    told.then_some(found)
+}
+
+/// A line of /proc/net/tcp has 150 bytes; a read that goes on to the next one makes the kernel look for it.
+const PIECE: usize = 50;
 
 /// `Port 22` (sshd_config(5)).
 fn port_of(line: &str) -> Option<u16> {
@@ -256,6 +284,38 @@ mod tests {
         assert_eq!(listening("  sl  local_address rem_address   st"), None);
         assert_eq!(port_of("port 2222"), Some(2222));
         assert_eq!(port_of("#Port 22"), None);
+    }
+
+    #[test]
+    fn sockets_are_read_up_to_the_answer() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = crate::machine::live::Live::open(folder.path()).unwrap();
+        let look = Look::new(&root);
+        std::fs::create_dir_all(folder.path().join("proc/net")).unwrap();
+        let seen = |list: &str, counts: &str| {
+            std::fs::write(folder.path().join("proc/net/tcp"), list).unwrap();
+            std::fs::write(folder.path().join("proc/net/sockstat"), counts).unwrap();
+            sockets(&look, "/proc/net/tcp", "/proc/net/sockstat", "TCP:", &[22]).unwrap()
+        };
+        let line = |port: &str, state: &str| {
+            let line = format!(
+                "   0: 00000000:{port} 00000000:0000 {state} 00000000:00000000 00:00000000 00000000 0 0 1"
+            );
+            format!("{line:149}\n")
+        };
+        let heading = format!("{:149}\n", "  sl  local_address rem_address   st tx_queue rx_queue");
+        let (ssh, other, connection) = (line("0016", "0A"), line("0CEA", "0A"), line("0016", "01"));
+        let count = |count: usize| format!("sockets: used 9\nTCP: inuse {count} orphan 0\nUDP: inuse 1\n");
+        let whole = heading.clone() + &other + &ssh + &connection;
+        for counts in [count(3), count(9), String::new(), "TCP: odd".to_owned()] {
+            assert!(seen(&whole, &counts), "{counts}");
+            assert!(!seen(&(heading.clone() + &other + &connection), &counts), "{counts}");
+            assert!(!seen(&heading, &counts) && !seen("", &counts), "{counts}");
+        }
+        assert!(seen(whole.trim_end(), &count(2)), "the last line may have no end");
+        // What cannot be there is not looked for: the kernel would go through all its tables.
+        assert!(!seen(&whole, &count(1)) && !seen(&(heading + &connection + &ssh), &count(3)));
+        assert_eq!(sockets(&look, "/proc/net/tcp6", "/proc/net/sockstat6", "TCP6:", &[22]), None);
     }
 
     #[test]

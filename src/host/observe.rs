@@ -35,6 +35,19 @@ pub fn observe_for_hand_over(root: &dyn Root) -> Host {
     host
 }
 
+/// What a hand-over looks at until it is as it was: drivers and overrides of functions, frame buffers and consoles.
+pub fn observe_drivers(root: &dyn Root) -> Host {
+    let look = Look::brief(root);
+    let mut host = Host::unknown(Source::Live);
+    let (functions, overrides) = pci::functions(&look);
+    host.functions = functions;
+    host.framebuffers = console::framebuffers(&look);
+    host.consoles = console::consoles(&look);
+    overrides.fill(&look, &mut host.functions);
+    host.unseen = look.unseen();
+    host
+}
+
 /// Functions and what they are called; their overrides are being read in the meantime.
 fn devices<'r>(look: &Look<'r>, host: &mut Host) -> pci::Overrides<'r> {
     let (functions, overrides) = pci::functions(look);

@@ -14,10 +14,8 @@ use std::io;
 
 const DEVICES: &str = "/sys/bus/pci/devices";
 
-/// Bytes of config space that are read at first; others than root are given 64 of them. Of extended config space, what
-/// its capabilities need is read in blocks: every byte is an access to the device.
-const CONVENTIONAL: usize = 256;
-const BLOCK: usize = 64;
+/// Bytes at the head of config space; others than root are given no more.
+const HEAD: usize = 64;
 
 /// Every function, by address; what sets their overrides is asked for in the meantime.
 pub(super) fn functions<'r>(look: &Look<'r>) -> (Vec<Function>, Overrides<'r>) {
@@ -117,8 +115,11 @@ fn function(look: &Look, address: Address) -> Function {
 
 /// What config space says, as far as it may be read.
 fn config(look: &Look, path: &str) -> Option<Config> {
-    let first = look.start(path, if look.brief { BLOCK } else { CONVENTIONAL })?;
-    Some(Config::read(&first, |at| if look.brief { None } else { look.part(path, at, BLOCK) }))
+    if look.brief {
+        return Some(Config::parse(&look.start(path, HEAD)?));
+    }
+    let part = look.parts(path)?;
+    Config::read(|at, length| look.kept(path, part(at as u64, length)))
 }
 
 fn regions(resource: &str, names: &[String]) -> Vec<Region> {

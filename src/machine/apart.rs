@@ -1,9 +1,9 @@
 //! Reads that may hang, made by a child that can be left behind.
 //!
-//! Some attributes are read under the device lock (`driver_override`, drivers/pci/pci-sysfs.c: so in Linux 6.1, no
-//! more in 6.12.117). While a driver does not let go of its device, such a read sleeps where no signal reaches it,
+//! Some attributes are read under the device lock (`driver_override`, drivers/pci/pci-sysfs.c). While a driver does not let go of its device, such a read sleeps where no signal reaches it,
 //! and so would this program: not even its end would come. The child is this same program; it prints each file as
-//! soon as it has it.
+//! soon as it has it. Newer kernels have a lock for the override alone, which nobody holds for long; there no child is
+//! needed.
 
 use rustix::event::{PollFd, PollFlags, poll};
 use std::{
@@ -22,6 +22,23 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Children that are left behind before the rest is given up.
 const MAX_STUCK: usize = 2;
+
+/// Whether a kernel of this release may read an override under the device lock. Linux 7.1 does not ("PCI: use generic
+/// `driver_override` infrastructure"), nor do the stable releases that took it over: 6.12.91 and 6.18.33. What a
+/// distribution has added to its own of an older number is not told by the number.
+pub(super) fn is_needed(release: &std::ffi::CStr) -> bool {
+    let release = release.to_str().unwrap_or_default();
+    // `6.12.117+deb13-amd64`, `7.1.0-rc1`.
+    let mut numbers =
+        release.split(['.', '-', '+', '_']).map_while(|number| number.parse::<u32>().ok()).take(3);
+    let (major, minor, patch) = (numbers.next(), numbers.next(), numbers.next().unwrap_or(0));
+    let (Some(major), Some(minor)) = (major, minor) else { return true };
+    match (major, minor) {
+        (6, 12) => patch < 91,
+        (6, 18) => patch < 33,
+        _ => (major, minor) < (7, 1),
+    }
+}
 
 /// Reads files in a child; what hangs is [`io::ErrorKind::TimedOut`].
 pub(super) fn read(paths: &[PathBuf]) -> Vec<io::Result<Vec<u8>>> {
@@ -112,9 +129,9 @@ fn record(text: &[u8]) -> Option<(io::Result<Vec<u8>>, usize)> {
 }
 
 /// What the child does: prints a record for each path.
-pub fn child(paths: &[PathBuf], out: &mut dyn Write) -> io::Result<()> {
+pub fn child(paths: &[impl AsRef<Path>], out: &mut dyn Write) -> io::Result<()> {
     for path in paths {
-        match attribute(path) {
+        match attribute(path.as_ref()) {
             Ok(bytes) => {
                 writeln!(out, "{}", bytes.len())?;
                 out.write_all(&bytes)?;
@@ -137,6 +154,27 @@ fn attribute(path: &Path) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn newer_kernels_need_no_child() {
+        let needed = |release: &str| is_needed(&std::ffi::CString::new(release).unwrap());
+        for old in [
+            "6.1.0-18-amd64",
+            "6.12.90+deb13-amd64",
+            "6.12.0-55.el10.x86_64",
+            "6.18.32",
+            "6.18.0-9-generic",
+            "6.17.99",
+            "7.0.12",
+            "",
+            "odd",
+        ] {
+            assert!(needed(old), "{old}");
+        }
+        for new in ["6.12.91", "6.12.117+deb13-amd64", "6.18.33-1-lts", "7.1.0-rc1", "7.1", "8.0.1"] {
+            assert!(!needed(new), "{new}");
+        }
+    }
 
     fn child_that(does: &str) -> Child {
         Command::new("/bin/sh").args(["-c", does]).stdout(Stdio::piped()).spawn().unwrap()

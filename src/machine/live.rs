@@ -4,8 +4,8 @@
 //! saved root cannot lead out of it. Knows nothing of GPUs.
 
 use super::{
-    FileKind, Finished, FolderWatch, Lock, MAX_OUTPUT, MAX_READ, Machine, Ownership, Program, Root, Space,
-    Stat,
+    FileKind, Finished, FolderWatch, Lock, MAX_OUTPUT, MAX_READ, Machine, Ownership, Parts, Program, Root,
+    Space, Stat,
     process::{Process, Watched},
 };
 use rustix::{
@@ -18,7 +18,7 @@ use rustix::{
 use std::{
     ffi::{OsStr, OsString},
     fs::File,
-    io::{self, Read, Write},
+    io::{self, Write},
     os::fd::{AsFd, OwnedFd},
     os::unix::{ffi::OsStrExt, ffi::OsStringExt, process::CommandExt},
     path::{Path, PathBuf},
@@ -49,11 +49,11 @@ impl Live {
         })
     }
 
-    /// In a saved tree nothing hangs; in another program (a test) there is no child to ask.
+    /// In a saved tree nothing hangs, nor in newer kernels; in another program (a test) there is no child to ask.
     fn may_hang(&self) -> bool {
         let own = std::fs::read_link("/proc/self/exe");
         let is_gpuferry = own.is_ok_and(|path| path.file_name().is_some_and(|name| name == "gpuferry"));
-        self.is_running() && is_gpuferry
+        is_gpuferry && self.is_running() && super::apart::is_needed(rustix::system::uname().release())
     }
 
     fn at(&self, path: &Path, flags: OFlags, mode: u32) -> io::Result<OwnedFd> {
@@ -102,16 +102,71 @@ fn xattrs(file: &OwnedFd) -> Vec<(String, Vec<u8>)> {
     with_values.collect()
 }
 
+/// What most files fit into, in bytes: no attribute of sysfs is larger.
+const SMALL: usize = 4096;
+
+/// How much of a long list is read at once, in bytes: it stays in the processor's cache.
+const WINDOW: usize = 64 << 10;
+
+/// Bytes of an open file. No read is larger than what was asked for: the kernel would fetch it from the device.
+fn part(file: &OwnedFd, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; length];
+    let mut filled = 0;
+    while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match rustix::io::pread(file, rest, offset + filled as u64) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    bytes.truncate(filled);
+    Ok(bytes)
+}
+
 impl Root for Live {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         // NONBLOCK: a pipe in the place of a file must not hold us up.
-        let file = File::from(self.at(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, 0)?);
-        let mut bytes = Vec::new();
-        file.take(MAX_READ + 1).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > MAX_READ {
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "the file is larger than 1 GiB"));
+        let file = self.at(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, 0)?;
+        let mut bytes = vec![0; SMALL];
+        let mut filled = 0;
+        loop {
+            if filled == bytes.len() {
+                bytes.resize(filled * 2, 0);
+            }
+            match rustix::io::read(&file, bytes.get_mut(filled..).unwrap_or_default()) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            if filled as u64 > MAX_READ {
+                return Err(io::Error::new(io::ErrorKind::FileTooLarge, "the file is larger than 1 GiB"));
+            }
         }
+        bytes.truncate(filled);
+        bytes.shrink_to_fit();
         Ok(bytes)
+    }
+
+    fn pieces(&self, path: &Path, piece: usize, enough: &mut dyn FnMut(&[u8]) -> bool) -> io::Result<()> {
+        let file = self.at(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, 0)?;
+        let mut bytes = Vec::new();
+        loop {
+            let filled = bytes.len();
+            bytes.resize(filled + piece, 0);
+            let read = rustix::io::read(&file, bytes.get_mut(filled..).unwrap_or_default());
+            bytes.truncate(filled + read.unwrap_or(0));
+            match read {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                Err(Errno::INTR) => continue,
+                Err(error) => return Err(error.into()),
+            }
+            if enough(&bytes) || bytes.len() as u64 > MAX_READ {
+                return Ok(());
+            }
+        }
     }
 
     fn read_start(&self, path: &Path, length: usize) -> io::Result<Vec<u8>> {
@@ -119,20 +174,44 @@ impl Root for Live {
     }
 
     fn read_at(&self, path: &Path, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+        part(&self.at(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, 0)?, offset, length)
+    }
+
+    fn parts<'r>(&'r self, path: &Path) -> io::Result<Parts<'r>> {
         let file = self.at(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, 0)?;
-        let mut bytes = vec![0; length];
-        let mut filled = 0;
-        // No read may be larger than what was asked for: the kernel would fetch it from the device.
-        while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-            match rustix::io::pread(&file, rest, offset + filled as u64) {
-                Ok(0) => break,
-                Ok(count) => filled += count,
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
+        Ok(Box::new(move |offset, length| part(&file, offset, length)))
+    }
+
+    fn lines(&self, path: &Path, each: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        let file = self.at(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, 0)?;
+        let mut bytes = vec![0; WINDOW];
+        // What is left of a line that is not whole yet.
+        let mut left = 0;
+        loop {
+            if left == bytes.len() {
+                bytes.resize(left * 2, 0);
             }
+            let count = match rustix::io::read(&file, bytes.get_mut(left..).unwrap_or_default()) {
+                Ok(count) => count,
+                Err(Errno::INTR) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let have = bytes.get(..left + count).unwrap_or_default();
+            let whole = match (count, memchr::memrchr(b'\n', have)) {
+                (0, _) => have.len(),
+                (_, Some(end)) => end + 1,
+                (_, None) => 0,
+            };
+            super::each_line(have.get(..whole).unwrap_or_default(), each);
+            if count == 0 {
+                return Ok(());
+            }
+            left = have.len() - whole;
+            if left as u64 > MAX_READ {
+                return Err(io::Error::new(io::ErrorKind::FileTooLarge, "a line is larger than 1 GiB"));
+            }
+            bytes.copy_within(whole..whole + left, 0);
         }
-        bytes.truncate(filled);
-        Ok(bytes)
     }
 
     fn read_apart(&self, paths: &[PathBuf]) -> Vec<io::Result<Vec<u8>>> {
@@ -178,7 +257,7 @@ impl Root for Live {
     fn list(&self, path: &Path) -> io::Result<Vec<OsString>> {
         let folder = self.at(path, OFlags::RDONLY | OFlags::DIRECTORY, 0)?;
         let mut names = Vec::new();
-        for entry in fs::Dir::read_from(&folder)? {
+        for entry in fs::Dir::new(folder)? {
             let name = OsStr::from_bytes(entry?.file_name().to_bytes()).to_owned();
             if name != "." && name != ".." {
                 names.push(name);
@@ -521,6 +600,29 @@ mod tests {
         assert_eq!(root.read(Path::new("/link")).unwrap_err().kind(), io::ErrorKind::NotFound);
         assert_eq!(root.readlink(Path::new("/link")).unwrap(), Path::new("/etc/passwd"));
         assert!(root.read(Path::new("/../../../../etc/passwd")).is_err());
+    }
+
+    #[test]
+    fn lines_come_whole_wherever_the_window_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Live::open(folder.path()).unwrap();
+        let long = "x".repeat(3 * WINDOW);
+        let short = (0..20_000).map(|number| number.to_string()).collect::<Vec<_>>().join("\n") + "\n";
+        for text in
+            ["", "\n", "a", "a\n\nb\n", "\n\nlast", &short, &long, &format!("{short}{long}\n{short}{long}")]
+        {
+            std::fs::write(folder.path().join("list"), text).unwrap();
+            let mut lines: Vec<String> = Vec::new();
+            root.lines(Path::new("/list"), &mut |line| {
+                lines.push(String::from_utf8_lossy(line).into_owned());
+            })
+            .unwrap();
+            let wanted: Vec<&str> = text.lines().collect();
+            assert_eq!(lines, wanted, "{} bytes", text.len());
+        }
+        assert!(root.lines(Path::new("/none"), &mut |_| panic!("no line")).is_err());
+        let parts = root.parts(Path::new("/list")).unwrap();
+        assert_eq!((parts(2, 4).unwrap(), parts(1 << 40, 4).unwrap()), (b"1\n2\n".to_vec(), Vec::new()));
     }
 
     #[test]

@@ -63,6 +63,21 @@ pub struct Stat {
     pub ownership: Ownership,
 }
 
+/// Reads so many bytes of a file from an offset on; nothing where the file is shorter.
+pub type Parts<'r> = Box<dyn Fn(u64, usize) -> io::Result<Vec<u8>> + 'r>;
+
+/// Each line of a text, without its end. What follows the last end of a line is a line where it is anything.
+pub fn each_line(text: &[u8], each: &mut dyn FnMut(&[u8])) {
+    let mut start = 0;
+    for end in memchr::memchr_iter(b'\n', text) {
+        each(text.get(start..end).unwrap_or_default());
+        start = end + 1;
+    }
+    if let Some(rest) = text.get(start..).filter(|rest| !rest.is_empty()) {
+        each(rest);
+    }
+}
+
 /// Reading: all that looking at a machine needs. A capture or a saved tree has this much.
 pub trait Root {
     /// The whole file, links followed below the root. Refuses what is larger than [`MAX_READ`].
@@ -79,6 +94,23 @@ pub trait Root {
         let offset = usize::try_from(offset).unwrap_or(usize::MAX);
         let mut bytes = self.read_start(path, offset.saturating_add(length))?;
         Ok(if offset < bytes.len() { bytes.split_off(offset) } else { Vec::new() })
+    }
+    /// A file of which parts are read: as [`Root::read_at`], found once.
+    fn parts<'r>(&'r self, path: &Path) -> io::Result<Parts<'r>> {
+        let path = path.to_owned();
+        Ok(Box::new(move |offset, length| self.read_at(&path, offset, length)))
+    }
+    /// Each line of a file, without its end: for long lists of which little is wanted.
+    fn lines(&self, path: &Path, each: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        each_line(&self.read(path)?, each);
+        Ok(())
+    }
+    /// A file by reads of so many bytes, until what was read so far is enough: for files that the kernel makes with
+    /// every read, and whose end costs more than their start.
+    fn pieces(&self, path: &Path, piece: usize, enough: &mut dyn FnMut(&[u8]) -> bool) -> io::Result<()> {
+        let _ = piece;
+        enough(&self.read(path)?);
+        Ok(())
     }
     /// Files that may be read only under a lock that a stuck driver can hold for ever; one that hangs is
     /// [`io::ErrorKind::TimedOut`]. As many results as paths.
@@ -138,6 +170,15 @@ impl<R: Root + ?Sized> Root for &R {
     }
     fn read_at(&self, path: &Path, offset: u64, length: usize) -> io::Result<Vec<u8>> {
         (**self).read_at(path, offset, length)
+    }
+    fn parts<'r>(&'r self, path: &Path) -> io::Result<Parts<'r>> {
+        (**self).parts(path)
+    }
+    fn lines(&self, path: &Path, each: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        (**self).lines(path, each)
+    }
+    fn pieces(&self, path: &Path, piece: usize, enough: &mut dyn FnMut(&[u8]) -> bool) -> io::Result<()> {
+        (**self).pieces(path, piece, enough)
     }
     fn read_apart(&self, paths: &[PathBuf]) -> Vec<io::Result<Vec<u8>>> {
         (**self).read_apart(paths)

@@ -280,6 +280,17 @@ impl Root for Tree {
         Ok(bytes.get(..length).unwrap_or(bytes).to_vec())
     }
 
+    fn read_at(&self, path: &Path, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+        let bytes = self.bytes(path)?;
+        let rest = usize::try_from(offset).ok().and_then(|offset| bytes.get(offset..)).unwrap_or_default();
+        Ok(rest.get(..length).unwrap_or(rest).to_vec())
+    }
+
+    fn lines(&self, path: &Path, each: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        crate::machine::each_line(self.bytes(path)?, each);
+        Ok(())
+    }
+
     fn kernel_log(&self) -> io::Result<Vec<u8>> {
         match self.bytes(Path::new("/dev/kmsg")) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => self.read(Path::new("/var/log/dmesg")),

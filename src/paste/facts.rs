@@ -254,7 +254,7 @@ impl Facts {
             }
         }
         for fact in self.functions.values_mut() {
-            let by_id = fact.function.id().and_then(words::name_by_id);
+            let by_id = fact.function.id().and_then(crate::host::embedded::device);
             fill(&mut fact.function.name, by_id);
         }
         // `lspci -k` of one card beside a list of all says nothing of the others' drivers; a list with drivers has them

@@ -2,7 +2,10 @@
 //!
 //! Pure, and knows nothing of lines.
 
-use crate::pci::{Address, Class, DeviceId};
+use crate::{
+    host::embedded,
+    pci::{Address, Class, DeviceId},
+};
 use std::{collections::HashMap, sync::OnceLock};
 
 /// A hexadecimal number of exactly so many digits.
@@ -121,13 +124,8 @@ pub(super) fn class_by_name(name: &str) -> Option<Class> {
     static NAMES: OnceLock<HashMap<String, u16>> = OnceLock::new();
     let names = NAMES.get_or_init(|| {
         let mut names = HashMap::new();
-        for class in pci_ids::Classes::iter() {
-            let base = u16::from(class.id()) << 8;
-            for subclass in class.subclasses() {
-                names.entry(subclass.name().to_lowercase()).or_insert(base | u16::from(subclass.id()));
-            }
-            // What lspci says of a subclass that the list does not have: the class's name (lib/names-parse.c).
-            names.entry(class.name().to_lowercase()).or_insert(base | 0x80);
+        for (class, name) in embedded::classes() {
+            names.entry(name.to_lowercase()).or_insert(class);
         }
         for (name, code) in OTHER_NAMES {
             names.entry(name.to_owned()).or_insert(code);
@@ -164,21 +162,15 @@ pub(super) fn vendor_by_name(name: &str) -> Option<u16> {
     static NAMES: OnceLock<HashMap<&'static str, u16>> = OnceLock::new();
     let names = NAMES.get_or_init(|| {
         let mut names = HashMap::new();
-        for vendor in pci_ids::Vendors::iter() {
+        for (vendor, name) in embedded::vendors() {
             // A name that two vendors have tells neither.
-            names.entry(vendor.name()).and_modify(|id| *id = 0xffff).or_insert(vendor.id());
+            names.entry(name).and_modify(|id| *id = 0xffff).or_insert(vendor);
         }
         names
     });
     let ends = name.match_indices(' ').map(|(at, _)| at).chain([name.len()]).take(12);
     let found: Vec<u16> = ends.filter_map(|end| names.get(name.get(..end)?).copied()).collect();
     found.last().copied().filter(|id| *id != 0xffff)
-}
-
-/// The name of a device as the embedded list has it.
-pub(super) fn name_by_id(id: DeviceId) -> Option<String> {
-    let device = pci_ids::Device::from_vid_pid(id.vendor, id.device)?;
-    Some(format!("{} {}", device.vendor().name(), device.name()))
 }
 
 /// `…word` where a text has it, whatever the case: what follows.

@@ -13,7 +13,10 @@ pub use names::Capability;
 use super::{Function, Link};
 use crate::pci::{Class, DeviceId};
 use serde::{Deserialize, Serialize};
-use std::cell::Cell;
+use std::{
+    borrow::Cow,
+    cell::{Cell, RefCell},
+};
 
 /// What a function's config space says. `None` is *not told*; an empty list is *none*.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -238,29 +241,17 @@ impl Config {
         parse(&Space::whole(bytes))
     }
 
-    /// From the first 256 bytes (fewer where no more are shown), and 64-byte blocks beyond them as they are needed:
-    /// every read is an access to the device. `fetch` is given the offset; it returns nothing where there is nothing.
-    pub fn read(first: &[u8], mut fetch: impl FnMut(usize) -> Option<Vec<u8>>) -> Self {
-        if first.len() != CONVENTIONAL {
-            return Self::parse(first);
+    /// From a file of which nothing is read that is not needed: every byte is an access to the device. `fetch` is
+    /// given an offset and a length, and returns fewer bytes where the file ends before; nothing where it is closed.
+    pub fn read(fetch: impl Fn(usize, usize) -> Option<Vec<u8>>) -> Option<Self> {
+        let space = Space::fetched(&fetch);
+        let config = parse(&space);
+        // Others than root are shown no more than the head: what asked for nothing beyond it has to know.
+        space.byte(HEAD);
+        if space.cut.get() {
+            return Some(Self::parse(&fetch(0, CONVENTIONAL)?));
         }
-        let mut image = vec![0; EXTENDED];
-        let mut have = 0b1111;
-        if let Some(start) = image.get_mut(..CONVENTIONAL) {
-            start.copy_from_slice(first);
-        }
-        // Each round fetches a block that was not there, and there are 64.
-        for _ in 0..EXTENDED / BLOCK {
-            let space = Space { bytes: &image, have, missed: Cell::new(None) };
-            let config = parse(&space);
-            let Some(block) = space.missed.get() else { return config };
-            let bytes = fetch(block * BLOCK).filter(|bytes| bytes.len() == BLOCK);
-            let place = image.get_mut(block * BLOCK..(block + 1) * BLOCK);
-            let (Some(bytes), Some(place)) = (bytes, place) else { return Self::parse(first) };
-            place.copy_from_slice(&bytes);
-            have |= 1 << block;
-        }
-        Self::parse(&image)
+        Some(config)
     }
 
     /// Whether it has a capability of the standard list, by number.
@@ -279,33 +270,63 @@ pub fn without_serial(bytes: &mut [u8]) {
     }
 }
 
-/// Size of conventional config space, of the extended one, and of what is fetched of it at once.
+/// Sizes of the head, of conventional config space, of the extended one, and of what is fetched at once.
+const HEAD: usize = 64;
 const CONVENTIONAL: usize = 256;
 const EXTENDED: usize = 4096;
-const BLOCK: usize = 64;
+const BLOCK: usize = 16;
 
-/// Bytes, of which some blocks may not be there yet.
+/// Bytes of config space.
 struct Space<'b> {
-    bytes: &'b [u8],
+    /// How many there are.
+    length: usize,
+    bytes: RefCell<Cow<'b, [u8]>>,
     /// A bit for each block that is there.
-    have: u64,
-    /// The first block that was asked for and is not.
-    missed: Cell<Option<usize>>,
+    have: Cell<[u64; EXTENDED / BLOCK / 64]>,
+    /// Gets what is not there.
+    fetch: Option<&'b dyn Fn(usize, usize) -> Option<Vec<u8>>>,
+    /// Whether something could not be got.
+    cut: Cell<bool>,
 }
 
 impl<'b> Space<'b> {
     fn whole(bytes: &'b [u8]) -> Self {
-        Self { bytes: bytes.get(..EXTENDED).unwrap_or(bytes), have: u64::MAX, missed: Cell::new(None) }
+        let bytes = bytes.get(..EXTENDED).unwrap_or(bytes);
+        Self {
+            length: bytes.len(),
+            bytes: RefCell::new(Cow::Borrowed(bytes)),
+            have: Cell::new([u64::MAX; EXTENDED / BLOCK / 64]),
+            fetch: None,
+            cut: Cell::new(false),
+        }
+    }
+
+    fn fetched(fetch: &'b dyn Fn(usize, usize) -> Option<Vec<u8>>) -> Self {
+        Self {
+            length: EXTENDED,
+            bytes: RefCell::new(Cow::Owned(vec![0; EXTENDED])),
+            have: Cell::default(),
+            fetch: Some(fetch),
+            cut: Cell::new(false),
+        }
     }
 
     fn byte(&self, at: usize) -> Option<u8> {
-        let byte = *self.bytes.get(at)?;
         let block = at / BLOCK;
-        if self.have >> block & 1 == 0 {
-            self.missed.set(self.missed.get().or(Some(block)));
-            return None;
+        let mut have = self.have.get();
+        let word = have.get_mut(block / 64)?;
+        if *word >> (block % 64) & 1 == 0 {
+            let start = block * BLOCK;
+            let fetch = self.fetch.filter(|_| !self.cut.get())?;
+            let Some(bytes) = fetch(start, BLOCK).filter(|bytes| bytes.len() == BLOCK) else {
+                self.cut.set(true);
+                return None;
+            };
+            self.bytes.borrow_mut().to_mut().get_mut(start..start + BLOCK)?.copy_from_slice(&bytes);
+            *word |= 1 << (block % 64);
+            self.have.set(have);
         }
-        Some(byte)
+        self.bytes.borrow().get(at).copied()
     }
 
     fn word(&self, at: usize) -> Option<u16> {
@@ -318,10 +339,8 @@ impl<'b> Space<'b> {
 }
 
 fn parse(space: &Space) -> Config {
-    let mut config =
-        Config { bytes: u16::try_from(space.bytes.len()).unwrap_or(u16::MAX), ..Config::default() };
-    let head = space.bytes.get(..BLOCK).unwrap_or(space.bytes);
-    config.answers = head.iter().any(|byte| *byte != 0xff);
+    let mut config = Config { bytes: u16::try_from(space.length).unwrap_or(u16::MAX), ..Config::default() };
+    config.answers = (0..HEAD).map_while(|at| space.byte(at)).any(|byte| byte != 0xff);
     if !config.answers {
         return config;
     }

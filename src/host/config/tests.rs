@@ -178,18 +178,42 @@ fn a_device_off_the_bus_does_not_answer() {
     assert_eq!(function.id(), None);
 }
 
+/// What a file of these bytes gives.
+fn file(bytes: &[u8]) -> impl Fn(usize, usize) -> Option<Vec<u8>> {
+    |at, length| Some(bytes.iter().skip(at).take(length).copied().collect())
+}
+
 #[test]
 fn blocks_are_fetched_once_each_and_only_as_needed() {
     let space = root_port();
-    let mut asked = Vec::new();
-    let config = Config::read(&space[..256], |at| {
-        asked.push(at);
-        Some(space[at..at + 64].to_vec())
+    let asked = std::cell::RefCell::new(Vec::new());
+    let config = Config::read(|at, length| {
+        asked.borrow_mut().push((at, length));
+        file(&space)(at, length)
     });
-    assert_eq!(config, Config::parse(&space));
-    assert_eq!(asked, [0x100, 0x140]);
-    assert_eq!(Config::read(&space[..256], |_| None), Config::parse(&space[..256]));
-    assert_eq!(Config::read(&space[..64], |_| panic!("not root")), Config::parse(&space[..64]));
+    assert_eq!(config.unwrap(), Config::parse(&space));
+    let mut blocks = asked.into_inner();
+    assert!(blocks.len() < 24, "{} of 256 blocks: {blocks:x?}", blocks.len());
+    let count = blocks.len();
+    blocks.sort_unstable();
+    blocks.dedup();
+    assert_eq!(blocks.len(), count, "none twice: {blocks:x?}");
+    assert!(blocks.iter().all(|(at, length)| (at % 16, *length) == (0, 16)), "{blocks:x?}");
+}
+
+#[test]
+fn a_file_that_ends_early_is_all_there_is() {
+    let space = root_port();
+    for length in [0, 15, 64, 100, 256] {
+        assert_eq!(
+            Config::read(file(&space[..length])).unwrap(),
+            Config::parse(&space[..length]),
+            "{length}"
+        );
+    }
+    let bare = [0x10, 0, 0, 0, 0, 0, 0, 0].iter().copied().cycle().take(64).collect::<Vec<u8>>();
+    assert_eq!(Config::read(file(&bare)).unwrap().bytes, 64, "nothing beyond the head was asked for");
+    assert_eq!(Config::read(|_, _| None), None);
 }
 
 #[test]
@@ -218,8 +242,7 @@ fn no_bytes_make_it_fail() {
         }
         let whole = Config::parse(&bytes);
         if length == 4096 {
-            let read = Config::read(&bytes[..256], |at| Some(bytes[at..at + 64].to_vec()));
-            assert_eq!(read, whole, "round {round}");
+            assert_eq!(Config::read(file(&bytes)).unwrap(), whole, "round {round}");
         }
         without_serial(&mut bytes);
         assert_eq!(Config::parse(&bytes).serial, None);
