@@ -193,6 +193,11 @@ impl List {
                 self.device(format!("e1000,bus=bridge{port},addr=1,netdev=net{port},romfile="));
                 self.device(format!("edu,bus=bridge{port},addr=2"));
             }
+            Device::Many => {
+                for function in 0..8 {
+                    self.device(format!("edu,{bus},addr=0.{function},multifunction=on"));
+                }
+            }
             Device::Empty => {}
         }
     }

@@ -45,6 +45,8 @@ pub enum Device {
     Usb,
     /// A bridge to old PCI with a network card (e1000) and a teaching device (edu, 1234:11e8) behind it: one group.
     Bridge,
+    /// Eight functions in one slot (edu, 1234:11e8) that no driver takes: a processor or chipset shows dozens such.
+    Many,
     /// A port with nothing in it; it takes a bus number all the same.
     Empty,
 }
@@ -104,6 +106,12 @@ impl Machine {
     /// [`Machine::twin_nvidia`].
     pub fn twin_bochs() -> Self {
         Self { cards: vec![Device::Bochs, Device::Bochs], ..Self::bare() }
+    }
+
+    /// [`Machine::twin_bochs`] with as many functions as a desktop has: 60.
+    pub fn desktop() -> Self {
+        let more = [Device::Many, Device::Many, Device::Many, Device::Many];
+        more.into_iter().fold(Self::twin_bochs(), Self::with)
     }
 
     /// One card for the host, one to lend: bochs at 01 (boot card), a look-alike NVIDIA at 02.

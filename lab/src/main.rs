@@ -19,7 +19,7 @@ lab build                     make everything that is cached: trees, kernel, dis
 lab bench                     time gpuferry against what does the same job
 lab demo                      carry a card over and back, showing each step
 lab boot small|full [option…] boot a host and run the commands typed (or piped) in
-    --machine twin-nvidia|twin-bochs|bochs-and-nvidia|single-nvidia|single-bochs|bare
+    --machine twin-nvidia|twin-bochs|desktop|bochs-and-nvidia|single-nvidia|single-bochs|bare
     --iommu intel|amd|none    --uefi    --bad-board (cards share a group)    --boot-card N (from 0)
     --cmdline WORDS           kernel parameters (small)
     --guest                   with QEMU and a guest kernel in it (small)
@@ -132,6 +132,7 @@ fn named(name: &str) -> Result<Machine> {
     Ok(match name {
         "twin-nvidia" => Machine::twin_nvidia(),
         "twin-bochs" => Machine::twin_bochs(),
+        "desktop" => Machine::desktop(),
         "bochs-and-nvidia" => Machine::bochs_and_nvidia(),
         "single-nvidia" => Machine::single_nvidia(),
         "single-bochs" => Machine::single_bochs(),
