@@ -227,20 +227,27 @@ fn measure(binary: &str, name: &str, archive: &Path, words: &[&str], runs: usize
     median
 }
 
+/// What is measured.
+const LOOKS: [&[&str]; 4] =
+    [&["inspect", "--json"], &["inspect", "devices", "--json"], &["inspect"], &["doctor"]];
+
 fn main() {
     let folder = std::env::temp_dir().join(format!("gpuferry-bench-{}", std::process::id()));
     fs::create_dir_all(&folder).unwrap();
     let binary = env!("CARGO_BIN_EXE_gpuferry");
     let keep = std::env::var_os("GPUFERRY_BENCH_KEEP").is_some();
+    let mut medians = Vec::new();
     for (name, machine, runs) in [("desktop", desktop(), 31), ("server", server(10_000), 5)] {
         let functions = machine.functions;
         let archive = folder.join(format!("{name}.tar"));
         fs::write(&archive, machine.archive.into_inner().unwrap()).unwrap();
         println!("{name}: {functions} functions");
-        for words in
-            [&["inspect", "--json"][..], &["inspect", "devices", "--json"], &["inspect"], &["doctor"]]
-        {
-            measure(binary, name, &archive, words, runs);
+        medians.push(LOOKS.map(|words| measure(binary, name, &archive, words, runs)));
+    }
+    if let [desktop, server] = &medians[..] {
+        println!("the server's time in the desktop's (the server has 167 times the functions)");
+        for (words, (desktop, server)) in LOOKS.iter().zip(desktop.iter().zip(server)) {
+            println!("{:<35} {:>9.1} times", words.join(" "), server / desktop);
         }
     }
     if keep {

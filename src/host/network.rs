@@ -61,12 +61,15 @@ pub(super) fn ssh(look: &Look) -> Option<bool> {
 
 /// Whether one of these ports is listened at. Sockets that listen come first; for the others the kernel goes through a
 /// table of as many places as the machine has memory for, which takes longer than all the rest of a look: so the file
-/// is read in small pieces, up to the answer (net/ipv4/tcp_ipv4.c, `tcp_seq_start`).
+/// is read in small pieces, up to the answer (net/ipv4/tcp_ipv4.c, `tcp_seq_start`), and not at all where it is empty.
 fn sockets(look: &Look, list: &str, counts: &str, kind: &str, ports: &[u16]) -> Option<bool> {
     // `TCP: inuse 5 orphan 0 …`: how many there are, whatever they do (net/ipv4/proc.c).
     let counts = look.text_quietly(counts).unwrap_or_default();
     let words = counts.lines().find_map(|line| line.strip_prefix(kind));
     let count = words.and_then(|words| words.split_whitespace().nth(1)?.parse::<usize>().ok());
+    if count == Some(0) {
+        return Some(false);
+    }
     let (mut done, mut found) = (0, false);
     let told = look.pieces(list, PIECE, |text| {
         for line in text.lines().skip(done) {
@@ -85,7 +88,8 @@ fn sockets(look: &Look, list: &str, counts: &str, kind: &str, ports: &[u16]) -> 
     told.then_some(found)
 }
 
-/// A line of /proc/net/tcp has 150 bytes; a read that goes on to the next one makes the kernel look for it.
+/// Bytes of a read: a third of a line. With each line that is given the kernel looks for the next one
+/// (fs/seq_file.c, `seq_read_iter`).
 const PIECE: usize = 50;
 
 /// `Port 22` (sshd_config(5)).

@@ -28,14 +28,20 @@ pub fn observe_for_hand_over(root: &dyn Root) -> Host {
     groups(&look, &mut host);
     users(&look, &mut host);
     overrides.fill(&look, &mut host.functions);
-    host.gpus = gpu::gpus(&host);
-    let displays: Vec<_> = host.gpus.iter().map(|gpu| gpu.address).collect();
-    around::firmware(&look, &mut host, &displays);
+    cards(&look, &mut host);
     host.unseen = look.unseen();
     host
 }
 
-/// What a hand-over looks at until it is as it was: drivers and overrides of functions, frame buffers and consoles.
+/// Cards, and what the firmware left to them.
+fn cards(look: &Look, host: &mut Host) {
+    host.gpus = gpu::gpus(host);
+    let displays: Vec<_> = host.gpus.iter().map(|gpu| gpu.address).collect();
+    around::firmware(look, host, &displays);
+}
+
+/// What [`Snapshot::differences`](crate::handover::snapshot::Snapshot::differences) is asked about, again and again:
+/// functions with drivers and overrides, frame buffers and consoles. No names, no modules, no users.
 pub fn observe_drivers(root: &dyn Root) -> Host {
     let look = Look::brief(root);
     let mut host = Host::unknown(Source::Live);
@@ -44,6 +50,7 @@ pub fn observe_drivers(root: &dyn Root) -> Host {
     host.framebuffers = console::framebuffers(&look);
     host.consoles = console::consoles(&look);
     overrides.fill(&look, &mut host.functions);
+    cards(&look, &mut host);
     host.unseen = look.unseen();
     host
 }
