@@ -290,6 +290,10 @@ impl Root for Live {
         Ok(found)
     }
 
+    fn exists(&self, path: &Path) -> bool {
+        self.at(path, OFlags::PATH | OFlags::NOFOLLOW, 0).is_ok()
+    }
+
     fn stat(&self, path: &Path) -> io::Result<Stat> {
         let place = self.at(path, OFlags::PATH | OFlags::NOFOLLOW, 0)?;
         let stat = fs::fstat(&place)?;

@@ -201,6 +201,9 @@ impl<R: Root + ?Sized> Root for &R {
     fn stat(&self, path: &Path) -> io::Result<Stat> {
         (**self).stat(path)
     }
+    fn exists(&self, path: &Path) -> bool {
+        (**self).exists(path)
+    }
 }
 
 /// The largest file that [`Root::read`] returns, in bytes: initramfs images are the largest that are read.
