@@ -31,7 +31,7 @@ pub(crate) fn run() -> Result<()> {
     let host =
         small_host(Machine::desktop()).program("/bench.sh", include_str!("../assets/bench.sh")).try_boot()?;
     let functions = host.try_run("ls /sys/bus/pci/devices | wc -l", b"", Duration::from_secs(30))?;
-    let output = host.try_run(&format!("sh /bench.sh {ROUNDS}"), b"", Duration::from_secs(600))?;
+    let output = host.try_run(&format!("sh /bench.sh {ROUNDS}"), b"", Duration::from_secs(1800))?;
     ensure!(output.end == End::Exit(0), "the script failed: {}{}", output.stdout(), output.stderr());
     let samples = samples(output.stdout())?;
     let mut out = io::stdout();
@@ -50,7 +50,7 @@ pub(crate) fn run() -> Result<()> {
         let a = median(rounds.iter().map(|(a, _)| a / 1000.0));
         let b = median(rounds.iter().map(|(_, b)| b / 1000.0));
         let ratio = median(rounds.iter().map(|(a, b)| a / b));
-        writeln!(out, "| `{ours}` | {a:.1} | {theirs} | {b:.1} | {ratio:.2} |")?;
+        writeln!(out, "| `{ours}` | {a:.1} | {theirs} | {b:.1} | {ratio:.3} |")?;
     }
     Ok(())
 }

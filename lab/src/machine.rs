@@ -108,7 +108,7 @@ impl Machine {
         Self { cards: vec![Device::Bochs, Device::Bochs], ..Self::bare() }
     }
 
-    /// [`Machine::twin_bochs`] with as many functions as a desktop has: 60.
+    /// [`Machine::twin_bochs`] with about as many functions as a desktop has: 57.
     pub fn desktop() -> Self {
         let more = [Device::Many, Device::Many, Device::Many, Device::Many];
         more.into_iter().fold(Self::twin_bochs(), Self::with)
