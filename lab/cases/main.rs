@@ -9,6 +9,7 @@ mod early_binding;
 mod firmware;
 mod full;
 mod handover;
+mod holders;
 mod libvirt;
 mod nvidia;
 mod observe;

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: (MIT OR GPL-2.0)
 /*
- * The driver of the card: /dev/nvidiactl, /dev/nvidiaN, /proc/driver/nvidia, and a remove that waits for everybody
- * who uses the card. The device nodes are not below the card in sysfs, as with the real driver.
+ * The driver of the card: /dev/nvidiactl, /dev/nvidiaN, /proc/driver/nvidia, a monitor's I2C bus, and a remove that
+ * waits for everybody who uses the card. The device nodes are not below the card in sysfs, as with the real driver;
+ * those of the I2C bus are.
  */
 #include <linux/delay.h>
+#include <linux/i2c.h>
 #include <linux/miscdevice.h>
 #include <linux/module.h>
 #include <linux/proc_fs.h>
@@ -16,6 +18,8 @@ struct card {
 	struct pci_dev *pdev;
 	struct miscdevice node;
 	struct proc_dir_entry *proc;
+	struct i2c_adapter bus;
+	bool has_bus;
 	atomic_t usage;
 	int minor;
 	char name[16];
@@ -57,6 +61,19 @@ static int information(struct seq_file *s, void *unused)
 	return 0;
 }
 
+/* No monitor is connected: nobody answers. */
+static int transfer(struct i2c_adapter *bus, struct i2c_msg *messages, int count)
+{
+	return -ENXIO;
+}
+
+static u32 functionality(struct i2c_adapter *bus)
+{
+	return I2C_FUNC_I2C | I2C_FUNC_SMBUS_EMUL;
+}
+
+static const struct i2c_algorithm wires = { .master_xfer = transfer, .functionality = functionality };
+
 static int nv_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 {
 	struct card *card = kzalloc(sizeof(*card), GFP_KERNEL);
@@ -80,6 +97,9 @@ static int nv_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	minors |= BIT(card->minor);
 	card->proc = proc_mkdir(pci_name(pdev), gpus);
 	proc_create_single_data("information", 0444, card->proc, information, card);
+	card->bus = (struct i2c_adapter){ .owner = THIS_MODULE, .algo = &wires, .dev.parent = &pdev->dev };
+	snprintf(card->bus.name, sizeof(card->bus.name), "NVIDIA i2c adapter 1 at %s", pci_name(pdev));
+	card->has_bus = !i2c_add_adapter(&card->bus);
 	pci_set_drvdata(pdev, card);
 	list_add_tail(&card->list, &cards);
 	if (above)
@@ -103,6 +123,9 @@ static void nv_remove(struct pci_dev *pdev)
 		pr_err("NVRM: Attempting to remove device %s with non-zero usage count!\n", pci_name(pdev));
 	while (atomic_read(&card->usage))
 		msleep(500);
+	/* Waits for those who have it open. */
+	if (card->has_bus)
+		i2c_del_adapter(&card->bus);
 	proc_remove(card->proc);
 	mutex_lock(&lock);
 	minors &= ~BIT(card->minor);

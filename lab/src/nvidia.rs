@@ -1,8 +1,8 @@
 //! A driver for the look-alike card: four kernel modules of the lab's own with the names of NVIDIA's.
 //!
 //! They give the real driver's shape and nothing of its work: `nvidia` (/dev/nvidia0, /dev/nvidiactl,
-//! /proc/driver/nvidia, a remove that waits until nobody uses the card), `nvidia_modeset` and `nvidia_uvm` above it,
-//! `nvidia_drm` above those with a frame buffer that the console sits on. While a console or a process has something
+//! /proc/driver/nvidia, an I2C bus, a remove that waits until nobody uses the card), `nvidia_modeset` and
+//! `nvidia_uvm` above it, `nvidia_drm` above those with a frame buffer that the console sits on. While a console or a process has something
 //! of a module open, or a module above it is there, it cannot be unloaded.
 //!
 //! Built for the small host's own kernel, in a copy of the tree that has its headers: entering it needs root, as
