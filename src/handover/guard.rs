@@ -120,26 +120,26 @@ fn reboot(machine: &dyn Machine, address: Address, write: &InFlight, hangs: impl
 mod tests {
     use super::*;
 
-    fn write(path: &str, since_ms: u64) -> Option<InFlight> {
-        Some(InFlight { path: path.into(), value: "0000:01:00.0".into(), since_ms })
+    fn write(path: &str, since_ms: u64) -> InFlight {
+        InFlight { path: path.into(), value: "0000:01:00.0".into(), since_ms }
     }
 
     #[test]
     fn only_one_write_that_is_seen_to_last_counts() {
         let unbind = || write("/sys/bus/pci/drivers/nvidia/unbind", 1);
         let mut patience = Patience::default();
-        assert_eq!(patience.look(unbind(), LOOK), Duration::ZERO, "it may have begun just now");
+        assert_eq!(patience.look(Some(unbind()), LOOK), Duration::ZERO, "it may have begun just now");
         for looks in 1..40 {
-            assert_eq!(patience.look(unbind(), LOOK), LOOK * looks);
+            assert_eq!(patience.look(Some(unbind()), LOOK), LOOK * looks);
         }
         // The machine slept, or the clock was set: what is not seen does not count.
-        assert_eq!(patience.look(unbind(), Duration::from_secs(86_400)), LOOK * 41);
+        assert_eq!(patience.look(Some(unbind()), Duration::from_secs(86_400)), LOOK * 41);
         // It has ended, and another one of the same words began.
-        assert_eq!(patience.look(write("/sys/bus/pci/drivers/nvidia/unbind", 2), LOOK), Duration::ZERO);
+        assert_eq!(patience.look(Some(write("/sys/bus/pci/drivers/nvidia/unbind", 2)), LOOK), Duration::ZERO);
         assert_eq!(patience.look(None, LOOK), Duration::ZERO);
         // A program that stops a unit takes as long as the unit does.
         for _ in 0..400 {
-            assert_eq!(patience.look(write("/usr/bin/systemctl", 3), LOOK), Duration::ZERO);
+            assert_eq!(patience.look(Some(write("/usr/bin/systemctl", 3)), LOOK), Duration::ZERO);
         }
     }
 }
