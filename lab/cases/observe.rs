@@ -63,6 +63,7 @@ fn twin_cards_are_ready_each_with_its_audio() {
     assert_eq!(second["subsystem_device"], "4002");
     host.run("gpuferry").ok().prints("gpuferry detach 0000:02:00.0");
     host.run("gpuferry doctor").ok().prints("identical");
+    a_sleeping_card_is_looked_at_and_sleeps_on(&host);
 }
 
 #[test]
@@ -76,12 +77,15 @@ fn a_card_that_is_drawn_on_shows_its_console() {
     assert_eq!(of_first.expect("one on the first card")["name"], "bochs-drmdrmfb");
     let bound = seen["consoles"].as_array().expect("consoles").iter().any(|console| console["bound"] == true);
     assert!(bound, "{}", seen["consoles"]);
+    a_driver_that_does_not_let_go_does_not_hang_a_look(&host);
 }
 
 #[test]
 fn without_an_iommu_the_firmware_is_named() {
     let host = small_host(Machine::twin_nvidia().iommu(Iommu::None)).boot();
     let seen = seen(&host);
+    assert_eq!(host.group("0000:01:00.0"), None);
+    host.run("ls /sys/kernel/iommu_groups | wc -l").ok().prints("0");
     assert_eq!((&seen["iommu"]["state"], &seen["acpi"]["dmar"]), (&json!("off"), &json!(false)));
     assert_eq!(card(&seen, "0000:02:00.0")["verdict"], "blocked");
     assert_eq!(card(&seen, "0000:02:00.0")["reasons"], json!(["iommu-off"]));
@@ -101,6 +105,9 @@ fn an_iommu_that_a_word_turns_off_is_possible() {
 fn amds_iommu_remaps_too() {
     let host = small_host(Machine::twin_nvidia().iommu(Iommu::Amd)).boot();
     let seen = seen(&host);
+    host.expect_group(&["0000:01:00.0", "0000:01:00.1"]);
+    host.run("grep -m1 vendor_id /proc/cpuinfo").ok().prints("AuthenticAMD");
+    host.run("test -d /sys/class/iommu/ivhd0").ok();
     assert_eq!((&seen["acpi"]["ivrs"], &seen["iommu"]["state"]), (&json!(true), &json!("on")));
     assert_eq!(seen["iommu"]["interrupt_remapping"], true, "{}", host.read("/proc/interrupts"));
     assert_eq!(card(&seen, "0000:02:00.0")["verdict"], "ready");
@@ -110,6 +117,10 @@ fn amds_iommu_remaps_too() {
 fn on_a_bad_board_the_cards_share_a_group() {
     let host = small_host(Machine::twin_nvidia().without_acs()).boot();
     let seen = seen(&host);
+    let members = host.group_members("0000:02:00.0");
+    for address in ["0000:00:03.0", "0000:01:00.0", "0000:01:00.1", "0000:02:00.0", "0000:02:00.1"] {
+        assert!(members.iter().any(|member| member == address), "{address} is not in {members:?}");
+    }
     let second = card(&seen, "0000:02:00.0");
     assert_eq!(second["isolation"], "shared");
     assert_eq!(second["companions"], json!(["0000:01:00.0", "0000:01:00.1"]), "and no bridge");
@@ -130,9 +141,7 @@ fn early_binding_that_did_not_happen_is_told() {
     assert!(evidence.iter().any(|seen| seen["source"] == "dmesg"), "{evidence:?}");
 }
 
-#[test]
-fn a_driver_that_does_not_let_go_does_not_hang_a_look() {
-    let host = small_host(Machine::twin_bochs()).boot();
+fn a_driver_that_does_not_let_go_does_not_hang_a_look(host: &Host) {
     // snd_hda_intel waits in its remove for whoever has the sound card's control file open.
     let card = "c=$(basename $(ls -d /sys/bus/pci/devices/0000:02:00.1/sound/card*)); exec 3</dev/snd/controlC${c#card}; \
                 echo begun; sleep 1000";
@@ -151,9 +160,7 @@ fn a_driver_that_does_not_let_go_does_not_hang_a_look() {
 
 /// vfio-pci lets a card that nobody uses sleep (D3hot; there is nothing here that could cut its power, D3cold).
 /// Looking at it is not using it.
-#[test]
-fn a_sleeping_card_is_looked_at_and_sleeps_on() {
-    let host = small_host(Machine::twin_nvidia()).boot();
+fn a_sleeping_card_is_looked_at_and_sleeps_on(host: &Host) {
     host.run("gpuferry detach 0000:02:00.0").ok();
     let card = host.card(2);
     let asleep = || [Function::Gpu, Function::Audio].map(|function| card.power(function));
@@ -162,7 +169,7 @@ fn a_sleeping_card_is_looked_at_and_sleeps_on() {
     host.run(suspended).ok();
     assert_eq!(asleep(), [3, 3], "D3hot was written to both functions");
     let wakes = card.wakes();
-    let seen = seen_alone(&host);
+    let seen = seen_alone(host);
     for verb in ["inspect", "inspect gpus", "inspect groups", "inspect devices", "status"] {
         host.run(&format!("gpuferry {verb}")).ok();
     }
@@ -171,7 +178,7 @@ fn a_sleeping_card_is_looked_at_and_sleeps_on() {
     let second = self::card(&seen, "0000:02:00.0");
     assert_eq!(second["functions"], json!(["0000:02:00.0", "0000:02:00.1"]));
     assert_eq!(function(&seen, "0000:02:00.0")["power"], "D3hot");
-    agrees(&host, &seen);
+    agrees(host, &seen);
     // What is counted above is seen where it happens.
     host.run("echo on > /sys/bus/pci/devices/0000:02:00.0/power/control").ok();
     assert_eq!((asleep(), card.wakes()), ([0, 3], wakes + 1));
