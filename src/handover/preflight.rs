@@ -28,21 +28,33 @@ pub fn refuse_lend(card: &Card, held: &[Held], stops: &[Stop], allowed: &[String
     let who = first.holders.iter().map(Holder::shown).collect::<Vec<_>>().join(", ");
     let driver = first.driver.as_deref().unwrap_or("no driver");
     let mut error = Error::refused(format!("{} ({driver}) is in use by {who}", first.address))
-        .detail(format!("{} {}", first.holders[0].nodes.join(", "), "is open"))
+        .detail(in_use(&first.holders[0]))
         .detail(format!("taken away now, {}", drivers::facts(driver).otherwise));
     for more in &busy[1..] {
         let who = more.holders.iter().map(Holder::shown).collect::<Vec<_>>().join(", ");
         error = error.detail(format!("{} is in use by {who}", more.address));
     }
+    // Two users' units may have one name, and one word allows both.
+    let mut words: Vec<String> = Vec::new();
     for stop in &kept {
-        error = error.detail(format!("with --stop {}: {}", stop.word(), stop.meaning()));
+        let word = format!(" --stop {}", stop.word());
+        if !words.contains(&word) {
+            error = error.detail(format!("with{word}: {}", stop.meaning()));
+            words.push(word);
+        }
     }
-    let words: Vec<_> = kept.iter().map(|stop| format!(" --stop {}", stop.word())).collect();
     Some(error.hint(format!(
         "close them, or let gpuferry:  gpuferry detach {}{}",
         card.address,
         words.concat()
     )))
+}
+
+/// `/dev/dri/card0 is open`, or only mapped: its file was closed, and its memory is still used.
+fn in_use(holder: &Holder) -> String {
+    let open = holder.nodes.iter().any(|node| !holder.mapped.contains(node));
+    let verb = if holder.nodes.len() > 1 { "are" } else { "is" };
+    format!("{} {verb} {}", holder.nodes.join(", "), if open { "open" } else { "mapped" })
 }
 
 /// Why a card cannot come home now: a guest has it.
