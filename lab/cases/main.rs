@@ -10,7 +10,6 @@ mod firmware;
 mod full;
 mod handover;
 mod holders;
-mod libvirt;
 mod nvidia;
 mod observe;
 mod sequences;
