@@ -2,6 +2,10 @@
 //! needs of that, the cases of [`crate::early_binding`] use.
 
 use lab::{Device, Machine, full_host, left_to_soak};
+use std::time::Duration;
+
+/// Long enough for firmware that is emulated inside the emulation.
+const UEFI: Duration = Duration::from_secs(1500);
 
 #[test]
 fn a_disk_outlives_reboot_power_cut_and_another_machine() {
@@ -25,4 +29,34 @@ fn a_disk_outlives_reboot_power_cut_and_another_machine() {
     assert_eq!(host.read("/root/flushed"), "flushed\n");
     host.run("test -s /root/lost").status(1);
     host.run("findmnt -no SOURCE /").ok().prints("/dev/nvme0n1p1");
+}
+
+/// A guest with UEFI, emulated inside the emulation: its firmware finds nothing to boot, and says so.
+#[test]
+fn a_guest_with_uefi_keeps_its_own_variables() {
+    if left_to_soak() {
+        return;
+    }
+    let host = full_host(Machine::bochs_and_nvidia().memory_mib(2560)).boot();
+    let words =
+        "gpuferry vm run --name u --gpu 0000:02:00.0 --firmware uefi --memory 256M --cpus 1 --accel tcg";
+    let shown = host.run(&format!("{words} --print")).ok();
+    let shown = shown.prints("readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd");
+    shown.prints("unit=1,format=raw,file=/var/lib/gpuferry/vm/u/vars.fd");
+    let factory = "cmp -s /usr/share/OVMF/OVMF_VARS_4M.fd /var/lib/gpuferry/vm/u/vars.fd";
+    for _ in 0..2 {
+        let guest = host.start(&format!("{words} 2>&1"));
+        guest.wait_for("BdsDxe", UEFI);
+        guest.wait_for("is inside as", UEFI);
+        // What the firmware wrote stays the guest's, and the next start does not bring the factory's back.
+        host.run(factory).status(1);
+        guest.kill(2);
+        guest.wait_for("power button", UEFI);
+        guest.kill(2);
+        assert!(guest.wait(UEFI).is_some(), "the guest does not end: {}", guest.stdout());
+        host.run(factory).status(1);
+        host.expect_driver("0000:02:00.0", None);
+    }
+    host.run("mv /usr/share/OVMF /usr/share/OVMF.away").ok();
+    host.run(&format!("{words} --print")).status(2).complains("apt install ovmf");
 }

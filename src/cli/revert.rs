@@ -56,7 +56,7 @@ impl Revert {
         let root = root.display();
         error
             .hint(format!("for d in dev proc sys; do mount --rbind /$d {root}/$d; done"))
-            .hint(format!("chroot {root} /bin/bash -c 'update-initramfs -u -k all; update-grub'"))
+            .hint(format!("chroot {root} /usr/bin/env PATH=/usr/sbin:/usr/bin:/sbin:/bin sh -c 'update-initramfs -u -k all && update-grub'"))
             .hint(format!("gpuferry revert --root {root}   then checks it and closes the change"))
     }
 }

@@ -283,7 +283,8 @@ fn undo(machine: &dyn Machine, mut open: Vec<Change>, tools: bool, say: Say) -> 
         error.hints.extend(one.hints);
     }
     error.hints.dedup();
-    Err(error.hint("when that is mended, go on with: gpuferry revert"))
+    // Of another system, who called says how to go on.
+    Err(if tools { error.hint("when that is mended, go on with: gpuferry revert") } else { error })
 }
 
 fn undo_sources(machine: &dyn Machine, change: &mut Change, say: Say, left: &mut Vec<Error>) -> Result<()> {
@@ -348,8 +349,7 @@ fn remake(machine: &dyn Machine, open: &[Change], tools: bool, say: Say, left: &
                 Ok(())
             }
             Ok(false) if !tools => {
-                Err(Error::failed(format!("{} was not made again", derived.path().display()))
-                    .hint(format!("in the root of that system: {}", derived.by_hand())))
+                Err(Error::failed(format!("{} was not made again", derived.path().display())))
             }
             Ok(false) => timed(machine, say, derived.describe(), || derived.make(machine)),
             Err(error) => Err(error),
