@@ -1,7 +1,7 @@
 //! Early binding on a whole Debian: plan, apply, reboot, the way out at the boot prompt, revert.
 
 use lab::initramfs::{Members, listed};
-use lab::{Device, End, Host, Machine, full_host};
+use lab::{Device, End, Host, Machine, full_host, left_to_soak};
 use std::time::{Duration, Instant};
 
 /// Long enough for every initramfs and the boot menu, also without KVM on a busy machine.
@@ -183,6 +183,40 @@ fn of_two_screens_one_goes_with_every_kernel() {
     revert(&host);
     as_before(&host, &before);
     assert_eq!(scripted(&host), [false, false]);
+}
+
+/// What somebody does whose machine does not come up any more: a system from a stick, and what it is told there.
+#[test]
+fn it_is_undone_from_a_rescue_system() {
+    if left_to_soak() {
+        return;
+    }
+    let mut host = full_host(Machine::twin_bochs()).boot();
+    let before = files(&host);
+    apply(&host, "static --gpu 0000:02:00.0");
+    host.power_cut();
+    host.start_rescue();
+    let mount = "modprobe ext4 && mkdir /mnt && mount -t ext4 /dev/vda1 /mnt";
+    host.run(&format!("{mount} && ls /mnt/etc/default/grub.d/*gpuferry*")).ok();
+    let told = host.run_within("gpuferry revert --root /mnt", APPLY);
+    // The sources are as before. What is made from them is made by the tools of the system that they belong to.
+    let told = told.status(5);
+    let hints: Vec<_> = told.stderr().lines().filter_map(|line| line.split_once("hint: ")).collect();
+    let [(_, mounts), (_, chroot), (_, again)] = hints[..] else {
+        panic!("three commands: {}", told.stderr())
+    };
+    host.run(mounts).ok();
+    host.run_within(chroot, APPLY).ok();
+    host.run_within(again.split("   ").next().unwrap_or_default(), APPLY).ok().prints("undone");
+    host.run("umount -l /mnt/dev /mnt/proc /mnt/sys && umount /mnt").ok();
+    host.end_rescue();
+    // Made in the rescue system, where the disk has another name: grub.cfg's hints for finding it differ.
+    assert!(!host.read("/boot/grub/grub.cfg").contains("gpuferry"));
+    host.run_within("update-grub", APPLY).ok();
+    same(&before, &files(&host));
+    assert!(!host.read("/proc/cmdline").contains("gpuferry"));
+    assert_eq!(scripted(&host), [false]);
+    host.run("gpuferry history").ok().prints("undone");
 }
 
 #[test]
