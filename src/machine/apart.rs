@@ -1,9 +1,9 @@
 //! Reads that may hang, made by a child that can be left behind.
 //!
-//! Some attributes are read under the device lock (`driver_override`, drivers/pci/pci-sysfs.c). While a driver does not let go of its device, such a read sleeps where no signal reaches it,
-//! and so would this program: not even its end would come. The child is this same program; it prints each file as
-//! soon as it has it. Newer kernels have a lock for the override alone, which nobody holds for long; there no child is
-//! needed.
+//! Some attributes are read under the device lock (`driver_override`, drivers/pci/pci-sysfs.c). While a driver does not
+//! let go of its device, such a read sleeps where no signal reaches it, and so would this program: not even its end
+//! would come. The child is this same program; it prints each file as soon as it has it. Newer kernels have a lock for
+//! the override alone, which nobody holds for long; there no child is needed.
 
 use rustix::event::{PollFd, PollFlags, poll};
 use std::{

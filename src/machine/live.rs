@@ -11,7 +11,7 @@ use super::{
 use rustix::{
     event::{PollFd, PollFlags, poll},
     fs::{self, AtFlags, Mode, OFlags, ResolveFlags, inotify},
-    io::Errno,
+    io::{Errno, retry_on_intr},
     net::{AddressFamily, RecvFlags, SocketFlags, SocketType, netlink},
     time::{ClockId, Timespec, clock_gettime},
 };
@@ -113,11 +113,9 @@ fn part(file: &OwnedFd, offset: u64, length: usize) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; length];
     let mut filled = 0;
     while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match rustix::io::pread(file, rest, offset + filled as u64) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
+        match retry_on_intr(|| rustix::io::pread(file, &mut *rest, offset + filled as u64))? {
+            0 => break,
+            count => filled += count,
         }
     }
     bytes.truncate(filled);
@@ -134,11 +132,9 @@ impl Root for Live {
             if filled == bytes.len() {
                 bytes.resize(filled * 2, 0);
             }
-            match rustix::io::read(&file, bytes.get_mut(filled..).unwrap_or_default()) {
-                Ok(0) => break,
-                Ok(count) => filled += count,
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
+            match retry_on_intr(|| rustix::io::read(&file, bytes.get_mut(filled..).unwrap_or_default()))? {
+                0 => break,
+                count => filled += count,
             }
             if filled as u64 > MAX_READ {
                 return Err(io::Error::new(io::ErrorKind::FileTooLarge, "the file is larger than 1 GiB"));
@@ -155,15 +151,10 @@ impl Root for Live {
         loop {
             let filled = bytes.len();
             bytes.resize(filled + piece, 0);
-            let read = rustix::io::read(&file, bytes.get_mut(filled..).unwrap_or_default());
-            bytes.truncate(filled + read.unwrap_or(0));
-            match read {
-                Ok(0) => return Ok(()),
-                Ok(_) => {}
-                Err(Errno::INTR) => continue,
-                Err(error) => return Err(error.into()),
-            }
-            if enough(&bytes) || bytes.len() as u64 > MAX_READ {
+            let count =
+                retry_on_intr(|| rustix::io::read(&file, bytes.get_mut(filled..).unwrap_or_default()))?;
+            bytes.truncate(filled + count);
+            if count == 0 || enough(&bytes) || bytes.len() as u64 > MAX_READ {
                 return Ok(());
             }
         }
@@ -191,11 +182,7 @@ impl Root for Live {
             if left == bytes.len() {
                 bytes.resize(left * 2, 0);
             }
-            let count = match rustix::io::read(&file, bytes.get_mut(left..).unwrap_or_default()) {
-                Ok(count) => count,
-                Err(Errno::INTR) => continue,
-                Err(error) => return Err(error.into()),
-            };
+            let count = retry_on_intr(|| rustix::io::read(&file, bytes.get_mut(left..).unwrap_or_default()))?;
             let have = bytes.get(..left + count).unwrap_or_default();
             let whole = match (count, memchr::memrchr(b'\n', have)) {
                 (0, _) => have.len(),
