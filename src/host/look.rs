@@ -4,7 +4,7 @@
 //! things. A thing that may not be read is `None` and a sentence in [`Host::unseen`](super::Host::unseen).
 
 use crate::{
-    machine::{Parts, Root},
+    machine::{self, Root},
     pci::Address,
 };
 use std::{cell::RefCell, io, path::Path};
@@ -84,11 +84,6 @@ impl<'r> Look<'r> {
         self.root.read_start(Path::new(path), length).ok()
     }
 
-    /// A file of which parts are read.
-    pub(super) fn parts(&self, path: &str) -> Option<Parts<'r>> {
-        self.kept(path, self.root.parts(Path::new(path)))
-    }
-
     /// Each line of a file; false where there is no such file.
     pub(super) fn lines(&self, path: &str, mut each: impl FnMut(&[u8])) -> bool {
         self.kept(path, self.root.lines(Path::new(path), &mut each)).is_some()
@@ -98,6 +93,12 @@ impl<'r> Look<'r> {
     pub(super) fn pieces(&self, path: &str, piece: usize, mut enough: impl FnMut(&str) -> bool) -> bool {
         let mut enough = |bytes: &[u8]| enough(&String::from_utf8_lossy(bytes));
         self.root.pieces(Path::new(path), piece, &mut enough).is_ok()
+    }
+
+    /// A folder of which several attributes are read.
+    pub(super) fn folder(&self, path: &str) -> Option<Folder<'_, 'r>> {
+        let open = self.kept(path, self.root.folder(Path::new(path)))?;
+        Some(Folder { look: self, path: path.to_owned(), open })
     }
 
     /// The names in a folder, sorted. Names that are no UTF-8 are no names of the kernel's.
@@ -125,6 +126,51 @@ impl<'r> Look<'r> {
     /// The PCI function that a sysfs link leads through last: a disk's controller, a NIC's function.
     pub(super) fn function_of(&self, link: &str) -> Option<Address> {
         self.link(link).and_then(|target| last_function(&target))
+    }
+}
+
+/// A folder that is looked into as a [`Look`] does.
+pub(super) struct Folder<'l, 'r> {
+    look: &'l Look<'r>,
+    path: String,
+    open: Box<dyn machine::Folder + 'r>,
+}
+
+impl Folder<'_, '_> {
+    fn kept<T>(&self, name: &str, result: io::Result<T>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(error) => self.look.kept(&format!("{}/{name}", self.path), Err(error)),
+        }
+    }
+
+    /// The names in it, sorted.
+    pub(super) fn names(&self) -> Vec<String> {
+        let names = self.look.kept(&self.path, self.open.names()).unwrap_or_default();
+        names.into_iter().filter_map(|name| name.into_string().ok()).collect()
+    }
+
+    /// An attribute as text without trailing white space.
+    pub(super) fn text(&self, name: &str) -> Option<String> {
+        let bytes = self.kept(name, self.open.read(name))?;
+        Some(String::from_utf8_lossy(&bytes).trim_end().to_owned())
+    }
+
+    /// Where a link points, as text.
+    pub(super) fn link(&self, name: &str) -> Option<String> {
+        Some(self.open.link(name).ok()?.to_string_lossy().into_owned())
+    }
+
+    /// The last component of a link's target.
+    pub(super) fn link_name(&self, name: &str) -> Option<String> {
+        let target = self.open.link(name).ok()?;
+        Some(target.file_name()?.to_string_lossy().into_owned())
+    }
+
+    /// Bytes of an attribute that parts are read of: by offset and length.
+    pub(super) fn parts(&self, name: &str) -> Option<impl Fn(usize, usize) -> Option<Vec<u8>>> {
+        let part = self.kept(name, self.open.parts(name))?;
+        Some(move |at, length| self.kept(name, part(at as u64, length)))
     }
 }
 

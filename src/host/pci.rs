@@ -6,7 +6,7 @@
 
 use super::{
     Config, Function, Link,
-    look::{Look, full_address},
+    look::{Folder, Look, full_address},
     regions::{Region, parse_resize, parse_resource},
 };
 use crate::pci::{Address, Class, DevicePath};
@@ -19,12 +19,25 @@ const HEAD: usize = 64;
 
 /// Every function, by address; what sets their overrides is asked for in the meantime.
 pub(super) fn functions<'r>(look: &Look<'r>) -> (Vec<Function>, Overrides<'r>) {
-    let names = look.list(DEVICES).unwrap_or_default();
+    let devices = look.folder(DEVICES);
+    let names = devices.as_ref().map(Folder::names).unwrap_or_default();
     let mut addresses: Vec<Address> = names.iter().filter_map(|name| full_address(name)).collect();
     addresses.sort_unstable();
     let path = |address: &Address| format!("{DEVICES}/{address}/driver_override").into();
     let overrides = Overrides(look.root.begin_apart(addresses.iter().map(path).collect()));
-    (addresses.into_iter().map(|address| function(look, address)).collect(), overrides)
+    let function = |address: Address| {
+        let mut function = Function::new(address, Class(0));
+        let name = address.to_string();
+        let place = devices.as_ref().and_then(|devices| devices.link(&name));
+        if let Some(place) = place.as_deref().map(parse_place) {
+            (function.path, function.parent) = (place.path, place.parent);
+        }
+        if let Some(folder) = look.folder(&format!("{DEVICES}/{name}")) {
+            fill(look, &folder, &mut function);
+        }
+        function
+    };
+    (addresses.into_iter().map(function).collect(), overrides)
 }
 
 /// Overrides that are being read. `driver_override` is read under the device lock in many kernels
@@ -55,18 +68,15 @@ fn parse_override(bytes: &[u8]) -> Option<String> {
     (!name.is_empty() && name != "(null)").then_some(name)
 }
 
-fn function(look: &Look, address: Address) -> Function {
-    let folder = format!("{DEVICES}/{address}");
-    let at = |name: &str| format!("{folder}/{name}");
-    let names = look.list(&folder).unwrap_or_default();
+fn fill(look: &Look, folder: &Folder, function: &mut Function) {
+    let names = folder.names();
     let has = |name: &str| names.binary_search_by(|have| have.as_str().cmp(name)).is_ok();
-    let text = |name: &str| if has(name) { look.text(&at(name)) } else { None };
-    let name_of = |name: &str| if has(name) { look.link_name(&at(name)) } else { None };
+    let text = |name: &str| if has(name) { folder.text(name) } else { None };
+    let name_of = |name: &str| if has(name) { folder.link_name(name) } else { None };
 
-    let mut function = Function::new(address, Class(0));
     function.modalias = text("modalias");
     if let Some(ids) = function.modalias.as_deref().and_then(parse_modalias) {
-        ids.fill(&mut function);
+        ids.fill(function);
     } else {
         let id = |name: &str| text(name).and_then(|text| hex(&text)).and_then(|id| u16::try_from(id).ok());
         function.class = text("class").and_then(|class| class.parse().ok()).unwrap_or(Class(0));
@@ -75,9 +85,6 @@ fn function(look: &Look, address: Address) -> Function {
             (id("subsystem_vendor"), id("subsystem_device"));
     }
     function.revision = text("revision").and_then(|text| hex(&text)).and_then(|id| u8::try_from(id).ok());
-    if let Some(place) = look.link(&folder).as_deref().map(parse_place) {
-        (function.path, function.parent) = (place.path, place.parent);
-    }
     function.driver = name_of("driver");
     function.iommu_group = name_of("iommu_group").and_then(|group| group.parse().ok());
     function.boot_vga = text("boot_vga").and_then(|flag| parse_flag(&flag));
@@ -85,18 +92,18 @@ fn function(look: &Look, address: Address) -> Function {
     function.linked = names.iter().filter_map(|name| parse_linked(name)).collect();
 
     let power_state = text("power_state");
-    let runtime = look.text(&at("power/runtime_status"));
+    let runtime = folder.text("power/runtime_status");
     let awake = is_awake(power_state.as_deref(), runtime.as_deref());
     function.power = power_state.filter(|state| state != "unknown" && state != "error");
-    if has("resource") && !look.brief {
-        function.regions = look.text(&at("resource")).map(|text| regions(&text, &names));
+    if !look.brief {
+        function.regions = text("resource").map(|text| regions(&text, &names));
     }
     // Written by root, read by all, under no lock (drivers/pci/pci.c, `reset_method_show`).
     let methods = if look.brief { None } else { text("reset_method") };
     function.reset_methods = methods.map(|methods| methods.split_whitespace().map(str::to_owned).collect());
     function.d3cold_allowed = text("d3cold_allowed").and_then(|flag| parse_flag(&flag));
     if awake || look.wake {
-        if let Some(config) = has("config").then(|| config(look, &at("config"))).flatten() {
+        if let Some(config) = has("config").then(|| config(look, folder)).flatten() {
             function.set_config(config);
         }
         if function.link.is_none() && !look.brief && (has("current_link_speed") || has("max_link_speed")) {
@@ -110,16 +117,12 @@ fn function(look: &Look, address: Address) -> Function {
             });
         }
     }
-    function
 }
 
 /// What config space says, as far as it may be read.
-fn config(look: &Look, path: &str) -> Option<Config> {
-    if look.brief {
-        return Some(Config::parse(&look.start(path, HEAD)?));
-    }
-    let part = look.parts(path)?;
-    Config::read(|at, length| look.kept(path, part(at as u64, length)))
+fn config(look: &Look, folder: &Folder) -> Option<Config> {
+    let part = folder.parts("config")?;
+    if look.brief { Some(Config::parse(&part(0, HEAD)?)) } else { Config::read(part) }
 }
 
 fn regions(resource: &str, names: &[String]) -> Vec<Region> {

@@ -4,7 +4,7 @@
 //! saved root cannot lead out of it. Knows nothing of GPUs.
 
 use super::{
-    FileKind, Finished, FolderWatch, Lock, MAX_OUTPUT, MAX_READ, Machine, Ownership, Parts, Program, Root,
+    FileKind, Finished, Folder, FolderWatch, Lock, MAX_OUTPUT, MAX_READ, Machine, Ownership, Parts, Program, Root,
     Space, Stat,
     process::{Process, Watched},
 };
@@ -122,10 +122,77 @@ fn part(file: &OwnedFd, offset: u64, length: usize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// The names in an open folder, sorted.
+fn names(folder: &OwnedFd) -> io::Result<Vec<OsString>> {
+    let mut names = Vec::new();
+    let mut space = Vec::with_capacity(SMALL);
+    fs::seek(folder, fs::SeekFrom::Start(0))?;
+    let mut entries = fs::RawDir::new(folder, space.spare_capacity_mut());
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        let name = OsStr::from_bytes(entry.file_name().to_bytes());
+        if name != "." && name != ".." {
+            names.push(name.to_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+const READING: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
+
+/// A folder that is held open: the way to it is walked once.
+struct Held<'l> {
+    live: &'l Live,
+    path: PathBuf,
+    folder: OwnedFd,
+}
+
+impl Held<'_> {
+    /// A file in it. One behind a link is looked for from the root on, which no link leads out of.
+    fn at(&self, name: &str) -> io::Result<OwnedFd> {
+        let within = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        let flags = READING | OFlags::CLOEXEC;
+        match fs::openat2(&self.folder, name, flags, Mode::empty(), within) {
+            Err(Errno::LOOP | Errno::XDEV | Errno::AGAIN | Errno::INTR) => {
+                self.live.at(&self.path.join(name), READING, 0)
+            }
+            done => Ok(done?),
+        }
+    }
+}
+
+impl Folder for Held<'_> {
+    fn names(&self) -> io::Result<Vec<OsString>> {
+        names(&self.folder)
+    }
+
+    fn read(&self, name: &str) -> io::Result<Vec<u8>> {
+        let file = self.at(name)?;
+        let mut bytes = [0; SMALL];
+        let count = retry_on_intr(|| rustix::io::read(&file, &mut bytes))?;
+        match bytes.get(..count) {
+            Some(text) if count < SMALL => Ok(text.to_vec()),
+            // No attribute, but a file of a saved tree.
+            _ => self.live.read(&self.path.join(name)),
+        }
+    }
+
+    fn link(&self, name: &str) -> io::Result<PathBuf> {
+        let target = fs::readlinkat(&self.folder, name, Vec::new())?;
+        Ok(PathBuf::from(OsString::from_vec(target.into_bytes())))
+    }
+
+    fn parts(&self, name: &str) -> io::Result<Parts<'_>> {
+        let file = self.at(name)?;
+        Ok(Box::new(move |offset, length| part(&file, offset, length)))
+    }
+}
+
 impl Root for Live {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         // NONBLOCK: a pipe in the place of a file must not hold us up.
-        let file = self.at(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, 0)?;
+        let file = self.at(path, READING, 0)?;
         let mut bytes = vec![0; SMALL];
         let mut filled = 0;
         loop {
@@ -146,7 +213,7 @@ impl Root for Live {
     }
 
     fn pieces(&self, path: &Path, piece: usize, enough: &mut dyn FnMut(&[u8]) -> bool) -> io::Result<()> {
-        let file = self.at(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, 0)?;
+        let file = self.at(path, READING, 0)?;
         let mut bytes = Vec::new();
         loop {
             let filled = bytes.len();
@@ -165,16 +232,11 @@ impl Root for Live {
     }
 
     fn read_at(&self, path: &Path, offset: u64, length: usize) -> io::Result<Vec<u8>> {
-        part(&self.at(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, 0)?, offset, length)
-    }
-
-    fn parts<'r>(&'r self, path: &Path) -> io::Result<Parts<'r>> {
-        let file = self.at(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, 0)?;
-        Ok(Box::new(move |offset, length| part(&file, offset, length)))
+        part(&self.at(path, READING, 0)?, offset, length)
     }
 
     fn lines(&self, path: &Path, each: &mut dyn FnMut(&[u8])) -> io::Result<()> {
-        let file = self.at(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, 0)?;
+        let file = self.at(path, READING, 0)?;
         let mut bytes = vec![0; WINDOW];
         // What is left of a line that is not whole yet.
         let mut left = 0;
@@ -219,7 +281,7 @@ impl Root for Live {
 
     fn kernel_log(&self) -> io::Result<Vec<u8>> {
         let path = Path::new("/dev/kmsg");
-        let log = match self.at(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, 0) {
+        let log = match self.at(path, READING, 0) {
             Ok(log) if fs::FileType::from_raw_mode(fs::fstat(&log)?.st_mode).is_char_device() => log,
             Ok(_) => return self.read(path),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -241,17 +303,13 @@ impl Root for Live {
         Ok(text)
     }
 
-    fn list(&self, path: &Path) -> io::Result<Vec<OsString>> {
+    fn folder<'r>(&'r self, path: &Path) -> io::Result<Box<dyn Folder + 'r>> {
         let folder = self.at(path, OFlags::RDONLY | OFlags::DIRECTORY, 0)?;
-        let mut names = Vec::new();
-        for entry in fs::Dir::new(folder)? {
-            let name = OsStr::from_bytes(entry?.file_name().to_bytes()).to_owned();
-            if name != "." && name != ".." {
-                names.push(name);
-            }
-        }
-        names.sort();
-        Ok(names)
+        Ok(Box::new(Held { live: self, path: path.to_owned(), folder }))
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<OsString>> {
+        names(&self.at(path, OFlags::RDONLY | OFlags::DIRECTORY, 0)?)
     }
 
     fn readlink(&self, path: &Path) -> io::Result<PathBuf> {
@@ -612,8 +670,41 @@ mod tests {
             assert_eq!(lines, wanted, "{} bytes", text.len());
         }
         assert!(root.lines(Path::new("/none"), &mut |_| panic!("no line")).is_err());
-        let parts = root.parts(Path::new("/list")).unwrap();
+    }
+
+    #[test]
+    fn an_open_folder_tells_what_the_paths_tell() {
+        let folder = tempfile::tempdir().unwrap();
+        let put = |name: &str, text: &str| {
+            let path = folder.path().join("device").join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        put("class", "0x030000\n");
+        put("list", "0\n1\n2\n");
+        put("power/runtime_status", "active\n");
+        put("large", &"x".repeat(3 * SMALL));
+        put("page", &"x".repeat(SMALL));
+        put("empty", "");
+        for (link, to) in [("driver", "/drivers/a"), ("copy", "class"), ("out", "/etc/passwd")] {
+            std::os::unix::fs::symlink(to, folder.path().join("device").join(link)).unwrap();
+        }
+        let root = Live::open(folder.path()).unwrap();
+        let held = root.folder(Path::new("/device")).unwrap();
+        for _ in 0..2 {
+            assert_eq!(held.names().unwrap(), root.list(Path::new("/device")).unwrap());
+        }
+        let all =
+            ["class", "list", "power/runtime_status", "large", "page", "empty", "copy", "out", "none", "driver"];
+        for name in all {
+            let (path, kind) = (Path::new("/device").join(name), |error: io::Error| error.kind());
+            assert_eq!(held.read(name).map_err(kind), root.read(&path).map_err(kind), "{name}");
+            assert_eq!(held.link(name).map_err(kind), root.readlink(&path).map_err(kind), "{name}");
+        }
+        assert_eq!(held.read("copy").unwrap(), b"0x030000\n");
+        let parts = held.parts("list").unwrap();
         assert_eq!((parts(2, 4).unwrap(), parts(1 << 40, 4).unwrap()), (b"1\n2\n".to_vec(), Vec::new()));
+        assert!(root.folder(Path::new("/device/class")).is_err());
     }
 
     #[test]

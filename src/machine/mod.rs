@@ -66,6 +66,40 @@ pub struct Stat {
 /// Reads so many bytes of a file from an offset on; nothing where the file is shorter.
 pub type Parts<'r> = Box<dyn Fn(u64, usize) -> io::Result<Vec<u8>> + 'r>;
 
+/// A folder of attributes that is found once: sysfs has one for each device, and some ten of them are read.
+pub trait Folder {
+    /// The names in it, sorted.
+    fn names(&self) -> io::Result<Vec<OsString>>;
+    /// An attribute as a whole: a text of less than a page.
+    fn read(&self, name: &str) -> io::Result<Vec<u8>>;
+    /// Where a link points, as it is written there.
+    fn link(&self, name: &str) -> io::Result<PathBuf>;
+    /// An attribute of which parts are read.
+    fn parts(&self, name: &str) -> io::Result<Parts<'_>>;
+}
+
+/// A folder that is looked for again with each question.
+struct ByPath<'r, R: ?Sized> {
+    root: &'r R,
+    path: PathBuf,
+}
+
+impl<R: Root + ?Sized> Folder for ByPath<'_, R> {
+    fn names(&self) -> io::Result<Vec<OsString>> {
+        self.root.list(&self.path)
+    }
+    fn read(&self, name: &str) -> io::Result<Vec<u8>> {
+        self.root.read(&self.path.join(name))
+    }
+    fn link(&self, name: &str) -> io::Result<PathBuf> {
+        self.root.readlink(&self.path.join(name))
+    }
+    fn parts(&self, name: &str) -> io::Result<Parts<'_>> {
+        let path = self.path.join(name);
+        Ok(Box::new(move |offset, length| self.root.read_at(&path, offset, length)))
+    }
+}
+
 /// Each line of a text, without its end. What follows the last end of a line is a line where it is anything.
 pub fn each_line(text: &[u8], each: &mut dyn FnMut(&[u8])) {
     let mut start = 0;
@@ -95,11 +129,6 @@ pub trait Root {
         let mut bytes = self.read_start(path, offset.saturating_add(length))?;
         Ok(if offset < bytes.len() { bytes.split_off(offset) } else { Vec::new() })
     }
-    /// A file of which parts are read: as [`Root::read_at`], found once.
-    fn parts<'r>(&'r self, path: &Path) -> io::Result<Parts<'r>> {
-        let path = path.to_owned();
-        Ok(Box::new(move |offset, length| self.read_at(&path, offset, length)))
-    }
     /// Each line of a file, without its end: for long lists of which little is wanted.
     fn lines(&self, path: &Path, each: &mut dyn FnMut(&[u8])) -> io::Result<()> {
         each_line(&self.read(path)?, each);
@@ -126,6 +155,10 @@ pub trait Root {
     /// /var/log/dmesg.
     fn kernel_log(&self) -> io::Result<Vec<u8>> {
         self.read(Path::new("/dev/kmsg")).or_else(|_| self.read(Path::new("/var/log/dmesg")))
+    }
+    /// A folder of which several attributes are read: found once, where that is possible.
+    fn folder<'r>(&'r self, path: &Path) -> io::Result<Box<dyn Folder + 'r>> {
+        Ok(Box::new(ByPath { root: self, path: path.to_owned() }))
     }
     /// The names in a folder, sorted.
     fn list(&self, path: &Path) -> io::Result<Vec<OsString>>;
@@ -171,8 +204,8 @@ impl<R: Root + ?Sized> Root for &R {
     fn read_at(&self, path: &Path, offset: u64, length: usize) -> io::Result<Vec<u8>> {
         (**self).read_at(path, offset, length)
     }
-    fn parts<'r>(&'r self, path: &Path) -> io::Result<Parts<'r>> {
-        (**self).parts(path)
+    fn folder<'r>(&'r self, path: &Path) -> io::Result<Box<dyn Folder + 'r>> {
+        (**self).folder(path)
     }
     fn lines(&self, path: &Path, each: &mut dyn FnMut(&[u8])) -> io::Result<()> {
         (**self).lines(path, each)
