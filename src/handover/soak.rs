@@ -361,7 +361,19 @@ impl Run {
         // What the firmware left does not outlive vfio-pci, and nor does a console that had nothing else.
         let nothing = now.firmware.is_none() && now.framebuffers.is_empty();
         let drawn = if nothing { now.drawn } else { before.drawn || now.drawn };
-        now == Portrait { drawn, firmware: now.firmware.and(before.firmware), ..before.clone() }
+        // A display manager that ran masked: the hand-over of another card died between mask and stop. It runs again,
+        // and could not have been started as it was.
+        let runs_masked = |unit: &(&str, bool, bool)| unit.1 && unit.2;
+        let unmasked = |(name, active, _): (_, _, bool)| (name, active, false);
+        let units = before.units.iter().zip(&now.units).map(|(before, now)| {
+            if runs_masked(before) && *now == unmasked(*before) { *now } else { *before }
+        });
+        now == Portrait {
+            drawn,
+            firmware: now.firmware.and(before.firmware),
+            units: units.collect(),
+            ..before.clone()
+        }
     }
 
     /// No trouble that can keep a card away.
@@ -598,12 +610,16 @@ fn single() -> Option<u64> {
     std::env::var("GPUFERRY_SEED").ok()?.parse().ok()
 }
 
+/// Seeds that a change was made for, of the product or of what is asked of it.
+const FOUND: [u64; 3] = [31_589, 72_337, 97_773];
+
 /// 1,000, and on for `GPUFERRY_SECONDS=N`; 100,000 with `GPUFERRY_SOAK=1`; a single one with `GPUFERRY_SEED=N`.
 #[test]
 fn whatever_happens_the_card_comes_home() {
     if let Some(seed) = single() {
         return hand_over(seed);
     }
+    FOUND.into_iter().for_each(hand_over);
     let least: u64 = if std::env::var_os("GPUFERRY_SOAK").is_some() { 100_000 } else { 1_000 };
     let seconds = std::env::var("GPUFERRY_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
     let end = Duration::from_secs(seconds.unwrap_or(0));

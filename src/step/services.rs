@@ -69,13 +69,15 @@ impl Unit {
         finished.status.map(|status| status == 0)
     }
 
-    /// The sockets and paths that would start it again: stopped with it, or it comes back at the first knock.
+    /// The sockets and paths that would start it again: stopped with it, or it comes back at the first knock. One that
+    /// does not run is not among them, and is not started with it later.
     pub fn triggers(&self, machine: &dyn Machine) -> Vec<Self> {
         let show = self.systemctl(&["show", "--property=TriggeredBy", "--value"], ANSWERS);
         let Ok(finished) = machine.run(&show) else { return Vec::new() };
         let text = String::from_utf8_lossy(&finished.stdout).into_owned();
         let names = text.split_whitespace().filter(|name| name.rsplit('.').next() != Some("timer"));
-        names.map(|name| Self { name: name.to_owned(), user: self.user.clone() }).collect()
+        let units = names.map(|name| Self { name: name.to_owned(), user: self.user.clone() });
+        units.filter(|unit| unit.is_active(machine) != Some(false)).collect()
     }
 
     /// Whether it should run and does not: nobody is missed while the machine goes down, or after a logout.
