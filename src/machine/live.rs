@@ -4,8 +4,8 @@
 //! saved root cannot lead out of it. Knows nothing of GPUs.
 
 use super::{
-    FileKind, Finished, Folder, FolderWatch, Lock, MAX_OUTPUT, MAX_READ, Machine, Ownership, Parts, Program, Root,
-    Space, Stat,
+    FileKind, Finished, Folder, FolderWatch, Lock, MAX_OUTPUT, MAX_READ, Machine, Ownership, Parts, Program,
+    Root, Space, Stat,
     process::{Process, Watched},
 };
 use rustix::{
@@ -694,8 +694,18 @@ mod tests {
         for _ in 0..2 {
             assert_eq!(held.names().unwrap(), root.list(Path::new("/device")).unwrap());
         }
-        let all =
-            ["class", "list", "power/runtime_status", "large", "page", "empty", "copy", "out", "none", "driver"];
+        let all = [
+            "class",
+            "list",
+            "power/runtime_status",
+            "large",
+            "page",
+            "empty",
+            "copy",
+            "out",
+            "none",
+            "driver",
+        ];
         for name in all {
             let (path, kind) = (Path::new("/device").join(name), |error: io::Error| error.kind());
             assert_eq!(held.read(name).map_err(kind), root.read(&path).map_err(kind), "{name}");
