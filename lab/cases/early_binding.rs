@@ -1,7 +1,8 @@
 //! Early binding on a whole Debian: plan, apply, reboot, the way out at the boot prompt, revert.
 
+use crate::commands::{ONE_CARD, commands};
 use lab::initramfs::{Members, listed};
-use lab::{Device, End, Host, Machine, full_host, left_to_soak};
+use lab::{Device, End, Firmware, Host, Machine, full_host, left_to_soak};
 use std::time::{Duration, Instant};
 
 /// Long enough for every initramfs and the boot menu, also without KVM on a busy machine.
@@ -198,7 +199,8 @@ fn it_is_undone_from_a_rescue_system() {
     host.start_rescue();
     let mount = "modprobe ext4 && mkdir /mnt && mount -t ext4 /dev/vda1 /mnt";
     host.run(&format!("{mount} && ls /mnt/etc/default/grub.d/*gpuferry*")).ok();
-    let told = host.run_within("gpuferry revert --root /mnt", APPLY);
+    let chapter = commands(ONE_CARD);
+    let told = host.run_within(chapter.last().map_or("", String::as_str), APPLY);
     // The sources are as before. What is made from them is made by the tools of the system that they belong to.
     let told = told.status(5);
     let hints: Vec<_> = told.stderr().lines().filter_map(|line| line.split_once("hint: ")).collect();
@@ -217,6 +219,26 @@ fn it_is_undone_from_a_rescue_system() {
     assert!(!host.read("/proc/cmdline").contains("gpuferry"));
     assert_eq!(scripted(&host), [false]);
     host.run("gpuferry history").ok().prints("undone");
+}
+
+/// The same crossing where the boot goes another way: UEFI firmware, and GRUB on an EFI partition.
+#[test]
+fn with_uefi_it_is_the_same() {
+    if left_to_soak() {
+        return;
+    }
+    let mut host = full_host(Machine::twin_nvidia().firmware(Firmware::Uefi)).boot();
+    let before = state(&host);
+    let cmdline = host.read("/proc/cmdline");
+    apply(&host, "static --gpu 0000:02:00.0");
+    host.reboot();
+    host.expect_driver("0000:02:00.0", "vfio-pci").expect_driver("0000:02:00.1", "vfio-pci");
+    host.expect_driver("0000:01:00.1", "snd_hda_intel");
+    revert(&host);
+    as_before(&host, &before);
+    host.reboot();
+    assert_eq!(host.read("/proc/cmdline"), cmdline);
+    host.expect_driver("0000:02:00.0", None).expect_driver("0000:02:00.1", "snd_hda_intel");
 }
 
 #[test]

@@ -1,11 +1,12 @@
-//! The lab's full host: its disk outlives reboots, power cuts and changes of the machine around it. What every run
-//! needs of that, the cases of [`crate::early_binding`] use.
+//! The lab's full host: its disk outlives reboots, power cuts and changes of the machine around it. Every part of it
+//! is used by the cases of [`crate::early_binding`] too.
 
+use crate::agree::agrees;
 use lab::{Device, Machine, full_host, left_to_soak};
 use std::time::Duration;
 
-/// Long enough for firmware that is emulated inside the emulation.
-const UEFI: Duration = Duration::from_secs(1500);
+/// Long enough for every initramfs, and for firmware that is emulated inside the emulation.
+const APPLY: Duration = Duration::from_secs(1500);
 
 #[test]
 fn a_disk_outlives_reboot_power_cut_and_another_machine() {
@@ -14,10 +15,18 @@ fn a_disk_outlives_reboot_power_cut_and_another_machine() {
     }
     let mut host = full_host(Machine::bochs_and_nvidia()).boot();
     host.expect_driver("0000:01:00.0", "bochs-drm").expect_driver("0000:02:00.0", None);
-    host.run("gpuferry --version").ok();
+    let seen = host.run("gpuferry inspect --json").ok().json();
+    agrees(&host, &seen);
+    // Told by ids alone, the card is kept for guests wherever it is.
+    host.run_within("gpuferry apply --yes static --gpu 0000:02:00.0 --bind-by ids", APPLY).ok();
 
-    host.reboot_with_words("lab.once=yes gpuferry.off=1");
-    host.run("cat /proc/cmdline").ok().prints("lab.once=yes gpuferry.off=1");
+    host.reboot_with_words("lab.once=yes");
+    let words = "vfio-pci.ids=10de:2204:1458:4001,10de:1aef:1458:4001";
+    host.run("cat /proc/cmdline").ok().prints("lab.once=yes").prints(words);
+    host.expect_driver("0000:02:00.0", "vfio-pci").expect_driver("0000:02:00.1", "vfio-pci");
+    host.expect_driver("0000:01:00.0", "bochs-drm").expect_driver("0000:01:00.1", "snd_hda_intel");
+    let log = host.kernel_log();
+    assert!(!log.contains("snd_hda_intel 0000:02:00.1"), "another driver was there first: {log}");
     host.run("echo flushed > /root/flushed; sync /root/flushed; sleep 1; echo kept in memory > /root/lost")
         .ok();
 
@@ -26,6 +35,7 @@ fn a_disk_outlives_reboot_power_cut_and_another_machine() {
     assert!(!host.run("cat /proc/cmdline").ok().stdout().contains("lab.once"));
     host.expect_driver("0000:02:00.0", "bochs-drm");
     assert_eq!(host.ids("0000:03:00.0").as_deref(), Some("10de:2204"));
+    host.expect_driver("0000:03:00.0", "vfio-pci").expect_driver("0000:03:00.1", "vfio-pci");
     assert_eq!(host.read("/root/flushed"), "flushed\n");
     host.run("test -s /root/lost").status(1);
     host.run("findmnt -no SOURCE /").ok().prints("/dev/nvme0n1p1");
@@ -46,14 +56,14 @@ fn a_guest_with_uefi_keeps_its_own_variables() {
     let factory = "cmp -s /usr/share/OVMF/OVMF_VARS_4M.fd /var/lib/gpuferry/vm/u/vars.fd";
     for _ in 0..2 {
         let guest = host.start(&format!("{words} 2>&1"));
-        guest.wait_for("BdsDxe", UEFI);
-        guest.wait_for("is inside as", UEFI);
+        guest.wait_for("BdsDxe", APPLY);
+        guest.wait_for("is inside as", APPLY);
         // What the firmware wrote stays the guest's, and the next start does not bring the factory's back.
         host.run(factory).status(1);
         guest.kill(2);
-        guest.wait_for("power button", UEFI);
+        guest.wait_for("power button", APPLY);
         guest.kill(2);
-        assert!(guest.wait(UEFI).is_some(), "the guest does not end: {}", guest.stdout());
+        assert!(guest.wait(APPLY).is_some(), "the guest does not end: {}", guest.stdout());
         host.run(factory).status(1);
         host.expect_driver("0000:02:00.0", None);
     }

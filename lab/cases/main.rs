@@ -4,12 +4,15 @@
 
 mod agree;
 mod broken_card;
+#[path = "../../tests/hosts/commands.rs"]
+mod commands;
 mod desktop;
 mod early_binding;
 mod firmware;
 mod full;
 mod handover;
 mod holders;
+mod libvirt;
 mod nvidia;
 mod observe;
 mod sequences;

@@ -1,6 +1,10 @@
 //! The commands that a chapter of the guide shows: the lines of its code blocks that a reader would type. For cases that
 //! run a chapter, here and in the lab.
 
+/// The chapter on hosts with one card.
+#[allow(dead_code, reason = "the lab runs it")]
+pub(crate) const ONE_CARD: &str = include_str!("../../docs/guide/03-one-card.md");
+
 /// Each command of a text in Markdown, in order: without the comment behind it. Blocks that are marked as something else
 /// than a shell's (`rust`, `json`) show none.
 pub(crate) fn commands(chapter: &str) -> Vec<String> {
