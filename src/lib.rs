@@ -29,7 +29,7 @@
 //! | you want to add | it goes |
 //! |---|---|
 //! | a fact about a machine | a field in [`host`], read in the file of its concern there |
-//! | a rule, a finding of `doctor` | a file below [`judge`]: `fn(&Host) -> Vec<Finding>`; its `mod` and a line in the list in `src/judge/mod.rs` |
+//! | a rule, a finding of `doctor` | a file below [`judge`]: `fn(&Host) -> Vec<Finding>`; its `mod` and a line in the list in `src/judge/mod.rs`; its sentences in Chinese in `i18n/` ([`language`]) |
 //! | a step on the disk | a variant of [`step::FileStep`], which [`plan::files`] uses |
 //! | a step in the kernel | a variant of [`step::live::LiveStep`], which [`plan::live`] uses |
 //! | a driver's way of letting go | a row in [`handover::drivers`] |
@@ -48,6 +48,7 @@ pub mod hook;
 pub mod host;
 pub mod journal;
 pub mod judge;
+pub mod language;
 pub mod machine;
 pub mod paste;
 pub mod pci;

@@ -5,6 +5,7 @@ use crate::{
     error::{Error, Result, Status},
     host::{Host, Source, log},
     judge::{self, Finding, Severity},
+    language::Language,
 };
 use clap::Args;
 use std::fmt::Write;
@@ -24,8 +25,9 @@ impl Doctor {
             }
         };
         let log = log::kernel(root.as_ref()).map_err(told).ok();
-        let findings = judge::doctor(&host, log.as_ref());
-        let text = if context.json { json(&findings)? } else { text(&findings, &host) };
+        let findings = judge::doctor(&host, log.as_ref()).into_iter();
+        let findings: Vec<_> = findings.map(|finding| context.language.finding(finding)).collect();
+        let text = if context.json { json(&findings)? } else { text(&findings, &host, context.language) };
         print(&text)?;
         let blocks = findings.iter().any(|finding| finding.severity == Severity::Blocking);
         Ok(if blocks { Status::Blocked } else { Status::Done })
@@ -38,7 +40,7 @@ fn json(findings: &[Finding]) -> Result<String> {
     text.map(|text| text + "\n").map_err(|error| Error::failed(format!("cannot write JSON: {error}")))
 }
 
-fn text(findings: &[Finding], host: &Host) -> String {
+fn text(findings: &[Finding], host: &Host, language: Language) -> String {
     let mut text = String::new();
     for finding in findings {
         let severity = match finding.severity {
@@ -46,7 +48,7 @@ fn text(findings: &[Finding], host: &Host) -> String {
             Severity::Warning => "warning",
             Severity::Info => "info",
         };
-        text.push_str(&wrap(&format!("{severity}: {}", finding.title), 0));
+        text.push_str(&wrap(&format!("{}: {}", language.say(severity), finding.title), 0));
         for seen in finding.evidence.iter().take(6) {
             let line = seen.line.map_or_else(String::new, |line| format!(":{line}"));
             let shown = wrap(&format!("{}{line}: {}", seen.source, seen.text), 4);
@@ -62,15 +64,15 @@ fn text(findings: &[Finding], host: &Host) -> String {
         text.push('\n');
     }
     for sentence in &host.unseen {
-        text.push_str(&wrap(&format!("not seen: {sentence}"), 0));
+        text.push_str(&wrap(&language.say(&format!("not seen: {sentence}")), 0));
     }
     let blocks = findings.iter().filter(|finding| finding.severity == Severity::Blocking).count();
-    text.push_str(match blocks {
-        0 if host.source == Source::Text && host.gpus.is_empty() => "No graphics card is seen here.\n",
-        0 if host.source == Source::Text => "Nothing that the text tells stands in the way.\n",
-        0 => "Nothing stands in the way.\n",
-        1 => "One thing stands in the way.\n",
-        _ => "Several things stand in the way; begin with the first.\n",
-    });
-    text
+    let end = match blocks {
+        0 if host.source == Source::Text && host.gpus.is_empty() => "No graphics card is seen here.",
+        0 if host.source == Source::Text => "Nothing that the text tells stands in the way.",
+        0 => "Nothing stands in the way.",
+        1 => "One thing stands in the way.",
+        _ => "Several things stand in the way; begin with the first.",
+    };
+    text + &language.say(end) + "\n"
 }

@@ -67,8 +67,8 @@ pub(super) fn first_screen(context: &Context) -> Result<Status> {
     let (_, host) = look(context)?;
     match context {
         Context { json: true, .. } => print_json(&host)?,
-        Context { plain: true, .. } => print(&view::plain::screen(&host))?,
-        _ => print(&screen::screen(&host))?,
+        Context { plain: true, .. } => print(&view::plain::screen(&host, context.language))?,
+        _ => print(&screen::screen(&host, context.language))?,
     }
     Ok(Status::Done)
 }

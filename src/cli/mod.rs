@@ -22,7 +22,10 @@ mod status;
 mod view;
 mod vm;
 
-use crate::error::{Error, Result, Status};
+use crate::{
+    error::{Error, Result, Status},
+    language::Language,
+};
 use clap::{Parser, Subcommand};
 use std::{
     io::{self, Write},
@@ -46,6 +49,9 @@ pub struct Cli {
     /// Read the configuration of sleeping devices too, which wakes them.
     #[arg(long, global = true)]
     pub wake: bool,
+    /// The language of findings. Without it, that of the locale; JSON is English unless it is asked for here.
+    #[arg(long, global = true, value_name = "LANGUAGE", value_enum)]
+    pub lang: Option<Language>,
     /// What to do; without it, the machine and the next step are shown.
     #[command(subcommand)]
     pub verb: Option<Verb>,
@@ -99,6 +105,18 @@ pub struct Context {
     pub plain: bool,
     /// Sleeping devices may be woken.
     pub wake: bool,
+    /// The language of findings.
+    pub language: Language,
+}
+
+/// The language that was asked for, or that of the locale for who reads text.
+fn language(cli: &Cli) -> Language {
+    let of_locale = || {
+        let names = ["LC_ALL", "LC_MESSAGES", "LANG"].iter().filter_map(|name| std::env::var(name).ok());
+        let mut set = names.filter(|locale| !locale.is_empty());
+        set.next().map_or(Language::English, |locale| Language::of_locale(&locale))
+    };
+    cli.lang.unwrap_or_else(|| if cli.json { Language::English } else { of_locale() })
 }
 
 /// Runs the program on these words and returns its exit status.
@@ -125,7 +143,8 @@ pub fn main(words: impl IntoIterator<Item = std::ffi::OsString>) -> Status {
             return if error.use_stderr() { Status::Usage } else { Status::Done };
         }
     };
-    let context = Context { json: cli.json, host: cli.host, plain: cli.plain, wake: cli.wake };
+    let language = language(&cli);
+    let context = Context { json: cli.json, host: cli.host, plain: cli.plain, wake: cli.wake, language };
     match run(&context, cli.verb) {
         Ok(status) => status,
         Err(error) => report(&context, &error),

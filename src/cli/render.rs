@@ -4,6 +4,7 @@ use crate::{
     host::{Function, Gpu, GpuKind, Host, Isolation, Link, Purpose, Verdict},
     pci::Address,
 };
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 /// Columns of a terminal that nobody made wider.
 pub(super) const WIDTH: usize = 80;
@@ -22,23 +23,46 @@ fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
-/// Lines of at most 80 columns, broken at spaces, all with this indent.
+/// Lines of at most 80 columns, broken at spaces and between Chinese characters, all with this indent.
 pub(super) fn wrap(text: &str, indent: usize) -> String {
     let room = WIDTH - indent;
     let mut lines = vec![String::new()];
-    for word in plain(text).split(' ') {
-        let last = lines.last().map_or(0, |line| line.chars().count());
-        if last > 0 && last + 1 + word.chars().count() > room {
-            lines.push(String::new());
-        }
-        if let Some(line) = lines.last_mut() {
-            if !line.is_empty() {
-                line.push(' ');
+    let mut column = 0;
+    let text = plain(text);
+    for word in text.split(' ') {
+        let mut space = usize::from(column > 0);
+        for piece in pieces(word) {
+            let width = piece.width();
+            if column > 0 && column + space + width > room {
+                lines.push(String::new());
+                (column, space) = (0, 0);
             }
-            line.push_str(word);
+            if let Some(line) = lines.last_mut() {
+                line.push_str(&" ".repeat(space));
+                line.push_str(piece);
+            }
+            column += space + width;
+            space = 0;
         }
     }
     lines.iter().fold(String::new(), |text, line| text + &" ".repeat(indent) + line + "\n")
+}
+
+/// Where a word may be broken: around each character of two columns, but not before a full stop or a closing mark.
+fn pieces(word: &str) -> Vec<&str> {
+    let is_wide = |c: char| c.width() == Some(2);
+    let closes = |c: char| "，。；：、）”".contains(c);
+    let mut pieces = Vec::new();
+    let (mut start, mut before) = (0, None);
+    for (at, c) in word.char_indices() {
+        if before.is_some_and(|before| (is_wide(before) && before != '（' || is_wide(c)) && !closes(c)) {
+            pieces.push(word.get(start..at).unwrap_or_default());
+            start = at;
+        }
+        before = Some(c);
+    }
+    pieces.push(word.get(start..).unwrap_or_default());
+    pieces
 }
 
 /// `RTX 3090 Ti`: what is printed on the box, where pci.ids has it in brackets.
@@ -180,6 +204,17 @@ mod tests {
         let wrapped = wrap(&"word ".repeat(60), 4);
         assert!(wrapped.lines().all(|line| line.chars().count() <= WIDTH && line.starts_with("    ")));
         assert_eq!(wrap("", 2), "  \n");
+    }
+
+    #[test]
+    fn chinese_is_broken_by_columns() {
+        let text =
+            "把卡换到另一个插槽：直连处理器的插槽通常各自成组，".repeat(4) + "0000:01:00.0（NVMe 控制器）";
+        let wrapped = wrap(&text, 4);
+        assert!(wrapped.lines().all(|line| line.width() <= WIDTH), "{wrapped}");
+        assert!(wrapped.lines().all(|line| !line.trim_start().starts_with(['，', '：', '）'])), "{wrapped}");
+        assert!(wrapped.lines().next().unwrap().width() > WIDTH - 4, "{wrapped}");
+        assert_eq!(wrapped.split_whitespace().collect::<String>(), text.replace(' ', ""), "nothing is lost");
     }
 
     #[test]

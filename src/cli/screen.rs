@@ -4,11 +4,13 @@ use super::render::{WIDTH, fit, group_word, short_name, used_for, wrap};
 use crate::{
     host::{ChassisKind, Gpu, GpuKind, Host, InitramfsTool, Known, Loader, Mux, Verdict, Virtualization},
     judge::{self, Finding, Severity},
+    language::Language,
 };
 use std::fmt::Write;
+use unicode_width::UnicodeWidthStr;
 
 /// The whole screen. The next command is the last thing on it.
-pub(super) fn screen(host: &Host) -> String {
+pub(super) fn screen(host: &Host, language: Language) -> String {
     let mut text = machine(host);
     text.push_str(&cards(host));
     for sentence in &host.unseen {
@@ -17,7 +19,7 @@ pub(super) fn screen(host: &Host) -> String {
     if !host.unseen.is_empty() {
         text.push('\n');
     }
-    text.push_str(&next(host));
+    text.push_str(&next(host, language));
     text
 }
 
@@ -125,15 +127,18 @@ fn best(host: &Host) -> Option<&Gpu> {
 }
 
 /// What stands in the way or that nothing does, and the command for it.
-pub(super) fn next(host: &Host) -> String {
+pub(super) fn next(host: &Host, language: Language) -> String {
     let Some(gpu) = best(host) else {
-        return " No graphics card is seen here.\n   every device    gpuferry inspect devices\n".to_owned();
+        let none = language.say("No graphics card is seen here.");
+        return format!(" {none}\n   {}    gpuferry inspect devices\n", language.say("every device"));
     };
     let address = gpu.address;
     let commands = |lines: &[(&str, String)]| {
         lines.iter().fold(String::new(), |text, (what, command)| {
-            let line = format!("   {what:<36} {command}\n");
-            text + &if line.chars().count() > WIDTH { format!("   {what}\n      {command}\n") } else { line }
+            let what = language.say(what);
+            let room = " ".repeat(36_usize.saturating_sub(what.width()));
+            let line = format!("   {what}{room} {command}");
+            text + &if line.width() >= WIDTH { format!("   {what}\n      {command}\n") } else { line + "\n" }
         })
     };
     let live = ("try it now, until you take it back", format!("gpuferry detach {address}"));
@@ -143,7 +148,8 @@ pub(super) fn next(host: &Host) -> String {
             let driver = host.function(address).and_then(|function| function.driver.as_deref());
             if driver == Some("vfio-pci") {
                 let run = ("start a guest with it", format!("gpuferry vm run --gpu {address} …"));
-                return format!(" {address} is kept for guests.\n{}", commands(&[run]));
+                let kept = language.say(&format!("{address} is kept for guests."));
+                return format!(" {kept}\n{}", commands(&[run]));
             }
             let state = match used_for(host, gpu).as_str() {
                 "free" => "Nothing uses it.".to_owned(),
@@ -151,17 +157,18 @@ pub(super) fn next(host: &Host) -> String {
                 "" => "What uses it is not told.".to_owned(),
                 used => format!("It is in use now: {used}."),
             };
-            let first = wrap(&format!("Ready to lend {address} to a guest. {state}"), 1);
-            format!("{first}{}{}", wants(host, gpu), commands(&[live, stay]))
+            let ready = language.say(&format!("Ready to lend {address} to a guest."));
+            let first = wrap(&format!("{ready} {}", language.say(&state)), 1);
+            format!("{first}{}{}", wants(host, gpu, language), commands(&[live, stay]))
         }
         Verdict::Possible | Verdict::Blocked | Verdict::Unknown => {
             let in_the_way = obstacle(host, gpu);
             let title =
                 in_the_way.as_ref().map_or("Too little is known to say more.", |finding| &finding.title);
             let first = in_the_way.as_ref().and_then(|finding| finding.fixes.first());
-            let mut text = wrap(&format!("{}.", title.trim_end_matches('.')), 1);
+            let mut text = wrap(&language.say(&format!("{}.", title.trim_end_matches('.'))), 1);
             if let Some(fix) = first {
-                text.push_str(&wrap(&fix.text, 3));
+                text.push_str(&wrap(&language.say(&fix.text), 3));
             }
             let command = first.and_then(|fix| fix.command.clone());
             let doctor = ("why, and what else helps", "gpuferry doctor".to_owned());
@@ -175,7 +182,7 @@ pub(super) fn next(host: &Host) -> String {
 }
 
 /// What a person should know before the card goes: what goes dark, how the picture comes back, who else is after it.
-fn wants(host: &Host, gpu: &Gpu) -> String {
+fn wants(host: &Host, gpu: &Gpu, language: Language) -> String {
     let mut sentences = Vec::new();
     sentences.extend(judge::in_words(host, gpu).map(|dark| {
         let mut letters = dark.chars();
@@ -214,7 +221,7 @@ fn wants(host: &Host, gpu: &Gpu) -> String {
     if !others.is_empty() {
         sentences.push(format!("Others manage it too: {} (gpuferry doctor)", others.join(", ")));
     }
-    sentences.iter().map(|sentence| wrap(&format!("{sentence}."), 1)).collect()
+    sentences.iter().map(|sentence| wrap(&language.say(&format!("{sentence}.")), 1)).collect()
 }
 
 /// How a laptop's second card is wired, and what that means for a guest's picture.

@@ -19,7 +19,7 @@ use std::{
 };
 
 /// Text files of a case, and the words that print them.
-const TEXTS: [(&str, &[&str]); 11] = [
+const TEXTS: [(&str, &[&str]); 13] = [
     ("screen.txt", &[]),
     ("gpus.txt", &["inspect", "gpus"]),
     ("groups.txt", &["inspect", "groups"]),
@@ -31,6 +31,8 @@ const TEXTS: [(&str, &[&str]); 11] = [
     ("groups-plain.txt", &["--plain", "inspect", "groups"]),
     ("devices-plain.txt", &["--plain", "inspect", "devices"]),
     ("boot-plain.txt", &["--plain", "inspect", "boot"]),
+    ("screen-zh.txt", &["--lang", "zh-CN"]),
+    ("doctor-zh.txt", &["--lang", "zh-CN", "doctor"]),
 ];
 
 fn cases() -> Vec<PathBuf> {
@@ -68,7 +70,27 @@ impl Machine {
 
 fn gpuferry(root: &Path, words: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gpuferry"));
-    command.arg("--host").arg(root).args(words).output().unwrap()
+    command.env("LC_ALL", "C").arg("--host").arg(root).args(words).output().unwrap()
+}
+
+/// Every sentence of every finding has a translation, and what a program goes by is as it was.
+fn is_told_in_chinese(root: &Path) {
+    let doctor = |words: &[&str]| {
+        let output = gpuferry(root, &[&["doctor", "--json"], words].concat());
+        let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+        found["findings"].as_array().unwrap().clone()
+    };
+    let (english, chinese) = (doctor(&[]), doctor(&["--lang", "zh-CN"]));
+    assert_eq!(english.len(), chinese.len());
+    for (english, chinese) in english.iter().zip(&chinese) {
+        assert_eq!((&english["id"], &english["evidence"]), (&chinese["id"], &chinese["evidence"]));
+        let fixes = chinese["fixes"].as_array().unwrap().iter().map(|fix| &fix["text"]);
+        for said in [&chinese["title"], &chinese["cause"]].into_iter().chain(fixes) {
+            let said = said.as_str().unwrap();
+            let han = |c: char| ('\u{4e00}'..='\u{9fff}').contains(&c);
+            assert!(said.is_empty() || said.contains(han), "{}: `{said}`", root.display());
+        }
+    }
 }
 
 #[test]
@@ -154,6 +176,7 @@ fn doctor_speaks_json_with_the_same_status() {
         let blocking = findings.iter().any(|finding| finding["severity"] == "blocking");
         assert_eq!(output.status.code(), Some(i32::from(blocking)), "{}", case.display());
         assert_eq!(found["schema"], 1);
+        is_told_in_chinese(root.path());
     }
 }
 
@@ -192,6 +215,7 @@ fn saved_trees_of_others_are_read() {
         let output = gpuferry(root, &["inspect", "--json"]);
         let seen: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert!(!seen["functions"].as_array().unwrap().is_empty(), "{}", root.display());
+        is_told_in_chinese(root);
         read += 1;
     }
     eprintln!("{read} trees of others were read");

@@ -6,11 +6,12 @@ use crate::{
         screen,
     },
     host::{Gpu, Host},
+    language::Language,
 };
 use std::fmt::Write;
 
 /// The first screen.
-pub(in crate::cli) fn screen(host: &Host) -> String {
+pub(in crate::cli) fn screen(host: &Host, language: Language) -> String {
     let mut text = machine(host);
     for gpu in &host.gpus {
         text.push_str(&card(host, gpu));
@@ -18,7 +19,7 @@ pub(in crate::cli) fn screen(host: &Host) -> String {
     for sentence in &host.unseen {
         let _ = writeln!(text, "Not seen: {}.", sentence.trim_end_matches('.'));
     }
-    text + &pairs(&screen::next(host))
+    text + &pairs(&screen::next(host, language))
 }
 
 /// The machine: what it is, and what it can do.
@@ -111,7 +112,7 @@ mod tests {
             "Machine: A Processor.\nMachine: Linux 6.1.0.\nVirtualization: on (vmx).\n\
              IOMMU: on, interrupt remapping, 5 groups.\n"
         );
-        let text = screen(&host);
+        let text = screen(&host, Language::English);
         assert!(text.contains("Card 0000:01:00.0: driver nvidia.\n"), "{text}");
         assert!(!text.contains("  ") && text.is_ascii(), "{text}");
     }
