@@ -2,8 +2,8 @@
 //!
 //! The rules say everything in English. A catalogue (`i18n/`) has each of their sentences with `{}` where something is
 //! put in, and below it the translation, as gettext's have. A sentence is found again by what stands between the things
-//! that were put in; those are looked up too, because many are words of the rules' own. What a catalogue does not have
-//! stays English. Reads nothing and prints nothing.
+//! that were put in. Where those are words of the rules' own (`{~}`), they are looked up too; names of guests, disks
+//! and devices never are. What a catalogue does not have stays English. Reads nothing and prints nothing.
 
 use crate::judge::Finding;
 use std::sync::OnceLock;
@@ -29,10 +29,13 @@ const DEPTH: u8 = 4;
 const SENTENCE: usize = 6;
 
 impl Language {
-    /// What a locale asks for: `zh_CN.UTF-8`, as in `LC_ALL`, `LC_MESSAGES` or `LANG` (locale(7)).
+    /// What a locale asks for: `zh_CN.UTF-8`, as in `LC_ALL`, `LC_MESSAGES` or `LANG` (locale(7)). Another encoding
+    /// would need other bytes.
     pub fn of_locale(locale: &str) -> Self {
-        let name = locale.split(['.', '@']).next().unwrap_or_default();
-        if matches!(name, "zh" | "zh_CN" | "zh_SG") { Self::Chinese } else { Self::English }
+        let (name, encoding) = locale.split_once('.').unwrap_or((locale, ""));
+        let encoding = encoding.split('@').next().unwrap_or_default().to_ascii_lowercase();
+        let shown = matches!(encoding.as_str(), "utf-8" | "utf8");
+        if shown && matches!(name, "zh" | "zh_CN" | "zh_SG") { Self::Chinese } else { Self::English }
     }
 
     fn catalogue(self) -> Option<&'static [Entry]> {
@@ -73,6 +76,8 @@ impl Language {
 #[derive(Debug)]
 struct Entry {
     parts: Vec<&'static str>,
+    /// Of each thing that is put in, whether it is one of the rules' own sentences or words.
+    own_words: Vec<bool>,
     said: &'static str,
 }
 
@@ -81,14 +86,24 @@ fn entries(catalogue: &'static str) -> Vec<Entry> {
     let (mut all, mut english) = (Vec::new(), None);
     for line in lines {
         match (line.strip_prefix('\t'), english.take()) {
-            (Some(said), Some(sentence)) => {
-                let sentence: &str = sentence;
-                all.push(Entry { parts: sentence.split("{}").collect(), said });
-            }
+            (Some(said), Some(sentence)) => all.push(entry(sentence, said)),
             (_, _) => english = Some(line),
         }
     }
     all
+}
+
+fn entry(sentence: &'static str, said: &'static str) -> Entry {
+    let (mut parts, mut own_words, mut left) = (Vec::new(), Vec::new(), sentence);
+    while let Some((part, (slot, rest))) =
+        left.split_once('{').and_then(|(part, rest)| Some((part, rest.split_once('}')?)))
+    {
+        parts.push(part);
+        own_words.push(slot == "~");
+        left = rest;
+    }
+    parts.push(left);
+    Entry { parts, own_words, said }
 }
 
 impl Entry {
@@ -103,8 +118,10 @@ impl Entry {
         let mut left = text.strip_prefix(first)?;
         let Some((last, between)) = rest.split_last() else { return left.is_empty().then(Vec::new) };
         let mut put_in = Vec::new();
-        for part in between {
-            let (one, after) = left.split_once(part)?;
+        for (at, part) in between.iter().enumerate() {
+            // The last one from its end: names have brackets and commas of their own.
+            let cut = if at + 1 == between.len() { left.rsplit_once(part) } else { left.split_once(part) };
+            let (one, after) = cut?;
             put_in.push(one);
             left = after;
         }
@@ -126,26 +143,50 @@ impl Entry {
     }
 }
 
-/// The sentence with the most letters of its own that this one is.
+/// The sentence that this one is: one that begins as it does before one that begins with what is put in, and the one
+/// with the most letters of its own.
 fn found(all: &[Entry], text: &str, least: usize, depth: u8) -> Option<String> {
-    // A list or a pair is one of the rules' where it begins with an address or a word, and not with somebody's name.
+    // A pair or a list is one of addresses: a name may have an `and` of its own.
     let is_ours = |entry: &Entry, put_in: &[&str]| {
-        entry.own() >= SENTENCE || !put_in.first().is_some_and(|first| first.contains(char::is_uppercase))
+        let mut theirs = put_in.iter().zip(&entry.own_words).filter(|(_, own)| !**own);
+        entry.own() >= SENTENCE || theirs.all(|(one, _)| items(one).iter().all(|item| !item.contains(' ')))
     };
     let fits = |entry: &'_ &Entry| {
-        (entry.own() >= least || entry.parts.len() == 1)
-            && entry.put_in(text).is_some_and(|put_in| is_ours(entry, &put_in))
+        let enough = entry.own() >= least || entry.parts.len() == 1;
+        enough && entry.put_in(text).is_some_and(|put_in| is_ours(entry, &put_in))
     };
-    let entry = all.iter().filter(fits).max_by_key(|entry| entry.own())?;
-    let put_in = entry.put_in(text)?.into_iter().map(|one| {
-        let known = depth.checked_sub(1).and_then(|depth| found(all, one, 0, depth));
-        known.unwrap_or_else(|| {
-            // A list: its words by themselves.
-            let word = |word| all.iter().find(|entry| entry.parts == [word]).map_or(word, |entry| entry.said);
-            one.split(", ").map(word).collect::<Vec<_>>().join(", ")
-        })
+    let begins = |entry: &Entry| entry.parts.first().is_some_and(|part| !part.is_empty());
+    let entry = all.iter().filter(fits).max_by_key(|entry| (begins(entry), entry.own()))?;
+    let deeper = depth.checked_sub(1);
+    let word = |one: &str| deeper.and_then(|depth| found(all, one, 0, depth));
+    let put_in = entry.put_in(text)?.into_iter().zip(&entry.own_words).map(|(one, own_words)| {
+        if !own_words {
+            return one.to_owned();
+        }
+        // A list of words and names, or a whole sentence.
+        let known = |item: &str| word(item).or_else(|| (!item.contains(' ')).then(|| item.to_owned()));
+        let list: Option<Vec<String>> = items(one).into_iter().map(known).collect();
+        list.map(|list| list.join(", ")).or_else(|| word(one)).unwrap_or_else(|| one.to_owned())
     });
     Some(entry.with(&put_in.collect::<Vec<_>>()))
+}
+
+/// A list's items: what is in brackets belongs to one.
+fn items(list: &str) -> Vec<&str> {
+    let (mut items, mut start, mut open) = (Vec::new(), 0, 0_usize);
+    for (at, c) in list.char_indices() {
+        match c {
+            '(' => open += 1,
+            ')' => open = open.saturating_sub(1),
+            ',' if open == 0 && list.get(at + 1..).is_some_and(|rest| rest.starts_with(' ')) => {
+                items.push(list.get(start..at).unwrap_or_default());
+                start = at + 2;
+            }
+            _ => {}
+        }
+    }
+    items.push(list.get(start..).unwrap_or_default());
+    items
 }
 
 #[cfg(test)]
@@ -167,6 +208,26 @@ mod tests {
         );
         let named = "put the card behind 0000:00:01.0, now Advanced Micro Devices, Inc. A and B: it would be alone there";
         assert!(say(named).contains("Advanced Micro Devices, Inc. A and B"), "a name is no list");
+        assert_eq!(
+            say(
+                "the group can only go as a whole, and 0000:00:1f.0 is the LPC or eSPI bridge: the board's firmware, clock and \
+                 sensors hang on it"
+            ),
+            "整个组只能一起借出，而 0000:00:1f.0 是LPC 或 eSPI 桥：主板的固件、时钟和传感器都接在它上面"
+        );
+        assert_eq!(
+            say("this goes dark: session 3 of ring on seat0 (wayland, tty2), eDP-1"),
+            "这些会变黑：ring 在 seat0 上的会话 3（wayland, tty2）, eDP-1"
+        );
+        // Brackets in a name, and names that are words of ours.
+        let moved =
+            "10de:2204 was to be bound at 0000:00:01.0, but Ethernet (7) I219-LM (8086:15bb) is there";
+        assert_eq!(
+            say(moved),
+            "10de:2204 本应在 0000:00:01.0 绑定，但那里是 Ethernet (7) I219-LM（8086:15bb）"
+        );
+        assert_eq!(say("The guest info has it now."), "客户机 info 正在用它。");
+        assert_eq!(say("this goes dark: DP-1, the text console"), "这些会变黑：DP-1, 文本控制台");
         assert_eq!(say("nobody says this"), "nobody says this");
         assert_eq!(say("this, and that"), "this, and that", "a list is no sentence");
         assert_eq!(Language::English.say("The IOMMU is off"), "The IOMMU is off");
@@ -175,8 +236,9 @@ mod tests {
     #[test]
     fn locales() {
         let of = Language::of_locale;
-        assert!(["zh_CN.UTF-8", "zh_SG", "zh"].iter().all(|name| of(name) == Language::Chinese));
-        // Traditional characters, and everybody else.
+        assert!(["zh_CN.UTF-8", "zh_SG.utf8", "zh.UTF-8@x"].iter().all(|name| of(name) == Language::Chinese));
+        // Another encoding, traditional characters, and everybody else.
+        assert!(["zh_CN", "zh_CN.GB18030"].iter().all(|name| of(name) == Language::English));
         assert!(
             ["zh_TW.UTF-8", "C", "", "en_GB.UTF-8", "zhx"].iter().all(|name| of(name) == Language::English)
         );

@@ -51,7 +51,7 @@ fn text(findings: &[Finding], host: &Host, language: Language) -> String {
         text.push_str(&wrap(&format!("{}: {}", language.say(severity), finding.title), 0));
         for seen in finding.evidence.iter().take(6) {
             let line = seen.line.map_or_else(String::new, |line| format!(":{line}"));
-            let shown = wrap(&format!("{}{line}: {}", seen.source, seen.text), 4);
+            let shown = wrap(&format!("{}{line}: {}", seen.source, language.say(&seen.text)), 4);
             let _ = write!(text, "  {}", shown.trim_start_matches(' '));
         }
         text.push_str(&wrap(&finding.cause, 2));

@@ -112,6 +112,10 @@ pub struct Context {
 /// The language that was asked for, or that of the locale for who reads text.
 fn language(cli: &Cli) -> Language {
     let of_locale = || {
+        // The kernel's text console has no such letters.
+        if std::env::var("TERM").is_ok_and(|terminal| terminal == "linux") {
+            return Language::English;
+        }
         let names = ["LC_ALL", "LC_MESSAGES", "LANG"].iter().filter_map(|name| std::env::var(name).ok());
         let mut set = names.filter(|locale| !locale.is_empty());
         set.next().map_or(Language::English, |locale| Language::of_locale(&locale))

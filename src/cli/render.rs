@@ -115,7 +115,7 @@ pub(super) fn used_for(host: &Host, gpu: &Gpu) -> String {
         (true, _, Some(true)) => "boot card".to_owned(),
         (true, true, _) => "a console".to_owned(),
         (true, false, _) if driver.is_none() && host.drivers_told => "free".to_owned(),
-        // Neither a driver nor a connector is told.
+        // No driver is told, or no connector.
         (true, false, _) if driver.is_none() || gpu.displays.is_none() => String::new(),
         (true, false, _) => "no display".to_owned(),
     }

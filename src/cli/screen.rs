@@ -14,7 +14,7 @@ pub(super) fn screen(host: &Host, language: Language) -> String {
     let mut text = machine(host);
     text.push_str(&cards(host));
     for sentence in &host.unseen {
-        text.push_str(&wrap(&format!("Not seen: {sentence}"), 1));
+        text.push_str(&wrap(&language.say(&format!("Not seen: {sentence}")), 1));
     }
     if !host.unseen.is_empty() {
         text.push('\n');
@@ -154,11 +154,13 @@ pub(super) fn next(host: &Host, language: Language) -> String {
             let state = match used_for(host, gpu).as_str() {
                 "free" => "Nothing uses it.".to_owned(),
                 "no display" => "No display is on it.".to_owned(),
+                // Who has it open stands below.
+                "" if host.function(address).is_some_and(|own| own.holders.is_some()) => String::new(),
                 "" => "What uses it is not told.".to_owned(),
                 used => format!("It is in use now: {used}."),
             };
             let ready = language.say(&format!("Ready to lend {address} to a guest."));
-            let first = wrap(&format!("{ready} {}", language.say(&state)), 1);
+            let first = wrap(format!("{ready} {}", language.say(&state)).trim_end(), 1);
             format!("{first}{}{}", wants(host, gpu, language), commands(&[live, stay]))
         }
         Verdict::Possible | Verdict::Blocked | Verdict::Unknown => {

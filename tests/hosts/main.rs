@@ -89,6 +89,11 @@ fn is_told_in_chinese(root: &Path) {
             let said = said.as_str().unwrap();
             let han = |c: char| ('\u{4e00}'..='\u{9fff}').contains(&c);
             assert!(said.is_empty() || said.contains(han), "{}: `{said}`", root.display());
+            // A command, a word of the kernel's and a name are left, and no sentence.
+            let words: Vec<&str> = said.split(' ').collect();
+            let is_word = |word: &&str| word.len() > 1 && word.bytes().all(|byte| byte.is_ascii_lowercase());
+            let english = words.windows(3).any(|three| three.iter().all(is_word) && three[0] != "sudo");
+            assert!(!english, "{}: `{said}`", root.display());
         }
     }
 }

@@ -17,7 +17,8 @@ pub(in crate::cli) fn screen(host: &Host, language: Language) -> String {
         text.push_str(&card(host, gpu));
     }
     for sentence in &host.unseen {
-        let _ = writeln!(text, "Not seen: {}.", sentence.trim_end_matches('.'));
+        let sentence = format!("Not seen: {}.", sentence.trim_end_matches('.'));
+        let _ = writeln!(text, "{}", language.say(&sentence));
     }
     text + &pairs(&screen::next(host, language))
 }
