@@ -279,7 +279,8 @@ mod tests {
         // A sentence may be put together from two.
         let is_said = |part: &str| {
             let mut ends = part.match_indices(' ').map(|(at, _)| part.split_at(at));
-            said.contains(part) || ends.any(|(one, two)| said.contains(one) && said.contains(two))
+            let long = |end: &str| end.len() >= SENTENCE && said.contains(end);
+            said.contains(part) || ends.any(|(one, two)| long(one) && long(two))
         };
         for entry in entries(CHINESE) {
             for part in entry.parts.iter().flat_map(|part| part.split(['`', '(', ')', ',', ':'])) {

@@ -215,6 +215,16 @@ impl Desktop {
         self.host.expect_driver(CARD, self.driver()).expect_driver(AUDIO, "snd_hda_intel");
     }
 
+    /// Kills libvirt's daemon below a domain that has the card: it comes back, and the domain runs on.
+    #[track_caller]
+    pub(crate) fn outlives_the_daemon(&self, name: &str) {
+        let kill = format!(
+            "systemctl kill --kill-whom=main -s KILL libvirtd && until virsh domstate {name}; do sleep 0.3; done"
+        );
+        self.host.run_within(&kill, PATIENCE).ok().prints("running");
+        self.lent();
+    }
+
     /// Presses the power button of a domain until it hears it: its firmware does not.
     #[track_caller]
     pub(crate) fn shut_down(&self, name: &str) {
@@ -297,13 +307,7 @@ fn the_only_card_goes_to_a_domain_and_the_picture_comes_back() {
     let refused = host.run_within("virsh start second", PATIENCE).status(1);
     refused.complains("0000:01:00.0").complains("is not free: the guest first has it");
     // Nor does a daemon that is killed and comes back.
-    host.run_within(
-        "systemctl kill --kill-whom=main -s KILL libvirtd && until virsh domstate first; do sleep 0.3; done",
-        PATIENCE,
-    )
-    .ok()
-    .prints("running");
-    desktop.lent();
+    desktop.outlives_the_daemon("first");
     host.run_within("virsh destroy first", PATIENCE).ok();
     desktop.comes_home();
     desktop.shows();

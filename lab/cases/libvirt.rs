@@ -102,13 +102,7 @@ fn whatever_dies_or_refuses_the_picture_comes_back() {
     host.run("kill -9 $(pidof qemu-system-x86_64)").ok();
     mended(&desktop, "QEMU was killed", begun, &before);
     host.run_within("virsh start first", PATIENCE).ok();
-    host.run_within(
-        "systemctl kill --kill-whom=main -s KILL libvirtd && until virsh domstate first; do sleep 0.3; done",
-        PATIENCE,
-    )
-    .ok()
-    .prints("running");
-    desktop.lent();
+    desktop.outlives_the_daemon("first");
     let begun = Instant::now();
     desktop.shut_down("first");
     desktop.comes_home();
