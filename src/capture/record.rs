@@ -191,6 +191,10 @@ impl Root for Recorder<'_> {
         Ok(if offset < bytes.len() { bytes.split_off(offset) } else { Vec::new() })
     }
 
+    fn may_hang(&self) -> bool {
+        self.root.may_hang()
+    }
+
     fn read_apart(&self, paths: &[PathBuf]) -> Vec<io::Result<Vec<u8>>> {
         let results = self.root.read_apart(paths);
         for (path, result) in paths.iter().zip(&results) {

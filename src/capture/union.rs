@@ -1,6 +1,6 @@
 //! Several trees as one: the first that has a file has it, and a folder has the names of all.
 
-use crate::machine::{Root, Stat};
+use crate::machine::{Parts, Root, Stat};
 use std::{
     collections::BTreeSet,
     ffi::OsString,
@@ -14,7 +14,7 @@ pub struct Union(pub Vec<Box<dyn Root>>);
 
 impl Union {
     /// The first answer that is one; else the first error that is more than "not there".
-    fn first<T>(&self, ask: impl Fn(&dyn Root) -> io::Result<T>) -> io::Result<T> {
+    fn first<'r, T>(&'r self, ask: impl Fn(&'r dyn Root) -> io::Result<T>) -> io::Result<T> {
         let mut worst: Option<io::Error> = None;
         for root in &self.0 {
             match ask(root.as_ref()) {
@@ -36,6 +36,9 @@ impl Root for Union {
     }
     fn read_start(&self, path: &Path, length: usize) -> io::Result<Vec<u8>> {
         self.first(|root| root.read_start(path, length))
+    }
+    fn parts<'r>(&'r self, path: &Path) -> io::Result<Parts<'r>> {
+        self.first(|root| root.parts(path))
     }
     #[allow(clippy::redundant_closure_for_method_calls, reason = "lifetimes of trait objects")]
     fn kernel_log(&self) -> io::Result<Vec<u8>> {

@@ -34,6 +34,11 @@ impl<'r> Look<'r> {
         Self { brief: true, ..Self::new(root) }
     }
 
+    /// Through another door, for the same.
+    pub(super) fn through(root: &dyn Root, wake: bool, brief: bool) -> Look<'_> {
+        Look { wake, brief, ..Look::new(root) }
+    }
+
     /// What could not be seen, once each.
     pub(super) fn unseen(self) -> Vec<String> {
         self.unseen.into_inner()
@@ -82,6 +87,12 @@ impl<'r> Look<'r> {
     /// The first bytes of a file, without a note where it may not be read.
     pub(super) fn start_quietly(&self, path: &str, length: usize) -> Option<Vec<u8>> {
         self.root.read_start(Path::new(path), length).ok()
+    }
+
+    /// A long file of which parts are read: bytes by offset and length.
+    pub(super) fn parts(&self, path: &str) -> Option<impl Fn(u64, usize) -> Option<Vec<u8>>> {
+        let part = self.kept(path, self.root.parts(Path::new(path)))?;
+        Some(move |offset, length| part(offset, length).ok())
     }
 
     /// Each line of a file; false where there is no such file.

@@ -1,8 +1,11 @@
 //! Names of PCI devices: the distribution's pci.ids, and an embedded copy where there is none.
 
 use super::{Function, embedded, look::Look};
-use crate::{machine::each_line, pci::DeviceId};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::{machine::part_of, pci::DeviceId};
+use std::{
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet},
+};
 
 /// Where distributions keep it: Debian and Arch, Fedora and SUSE, and pciutils' own place.
 const PLACES: [&str; 3] = ["/usr/share/misc/pci.ids", "/usr/share/hwdata/pci.ids", "/usr/share/pci.ids"];
@@ -10,11 +13,8 @@ const PLACES: [&str; 3] = ["/usr/share/misc/pci.ids", "/usr/share/hwdata/pci.ids
 /// Fills in the names of every function.
 pub(super) fn fill(look: &Look, functions: &mut [Function]) {
     let wanted: BTreeSet<DeviceId> = functions.iter().filter_map(Function::id).collect();
-    let mut search = Search::new(&wanted);
-    if !wanted.is_empty() {
-        PLACES.iter().any(|place| look.lines(place, |line| search.line(line)));
-    }
-    let Found { devices, vendors } = search.found;
+    let list = if wanted.is_empty() { None } else { PLACES.iter().find_map(|place| look.parts(place)) };
+    let Found { devices, vendors } = list.map_or_else(Found::default, |list| search(&list, &wanted));
     for function in functions {
         let Some(id) = function.id() else { continue };
         let maker =
@@ -25,7 +25,7 @@ pub(super) fn fill(look: &Look, functions: &mut [Function]) {
 }
 
 /// What a list knows of the wanted ids.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Found {
     /// Maker and name.
     pub devices: BTreeMap<DeviceId, String>,
@@ -35,48 +35,123 @@ pub struct Found {
 
 /// What a list knows of these ids.
 pub fn find(text: &[u8], wanted: &BTreeSet<DeviceId>) -> Found {
-    let mut search = Search::new(wanted);
-    each_line(text, &mut |line| search.line(line));
-    search.found
+    search(&|offset, length| Some(part_of(text, offset, length).to_vec()), wanted)
 }
 
-/// One pass: vendors are `10de  Name`, their devices follow as `<tab>2204  Name`; subsystems (two tabs) and the
-/// list of classes at the end (`C 00  …`) are passed over.
-struct Search<'w> {
-    wanted: &'w BTreeSet<DeviceId>,
-    makers: BTreeSet<u16>,
-    /// The vendor whose devices follow, where some of its are wanted.
-    vendor: Option<(u16, String)>,
-    /// The list of classes was reached.
-    ended: bool,
-    found: Found,
+/// Bytes of a list by offset and length.
+type Read<'r> = dyn Fn(u64, usize) -> Option<Vec<u8>> + 'r;
+
+/// Vendors are `10de  Name`, their devices follow as `<tab>2204  Name`, subsystems have two tabs, and a list of classes
+/// is at the end (`C 00  …`). Each level is in order, so that a third of the 1.4 MB is read and not all of it; what is
+/// in the wrong place is not found.
+fn search(read: &Read, wanted: &BTreeSet<DeviceId>) -> Found {
+    let mut found = Found::default();
+    let list = Lines { read, end: Cell::new(END), left: Cell::new(LIMIT) };
+    let vendors: BTreeSet<u16> = wanted.iter().map(|id| id.vendor).collect();
+    let mut from = 0;
+    for vendor in vendors {
+        let reached = |line: &[u8]| Some(vendor_of(line)? >= u32::from(vendor));
+        let Some((start, line)) = list.first(from, reached) else { break };
+        from = start;
+        let Some((_, maker)) = entry_of(&line).filter(|(id, _)| *id == vendor) else { continue };
+        let maker = text_of(maker);
+        let last = wanted.iter().rev().find(|id| id.vendor == vendor).map(|id| id.device);
+        let next = list.next(start + 1, true, END, |line| {
+            if let Some((device, name)) = line.strip_prefix(b"\t").and_then(entry_of) {
+                let id = DeviceId { vendor, device };
+                if wanted.contains(&id) {
+                    found.devices.insert(id, format!("{maker} {}", text_of(name)));
+                }
+                return Some(device) >= last;
+            }
+            vendor_of(line).is_some()
+        });
+        from = next.map_or(from, |(next, _)| next);
+        found.vendors.insert(vendor, maker);
+    }
+    found
 }
 
-impl<'w> Search<'w> {
-    fn new(wanted: &'w BTreeSet<DeviceId>) -> Self {
-        let makers = wanted.iter().map(|id| id.vendor).collect();
-        Self { wanted, makers, vendor: None, ended: false, found: Found::default() }
+/// The vendor that a line is of; the classes are behind all vendors. `None` for other lines.
+fn vendor_of(line: &[u8]) -> Option<u32> {
+    if line.starts_with(b"C ") { Some(u32::MAX) } else { entry_of(line).map(|(id, _)| id.into()) }
+}
+
+/// Lists end before this, in bytes.
+const END: u64 = 16 << 20;
+
+/// What is read in all, at most: a list that is made to be slow is given up.
+const LIMIT: usize = 256 << 20;
+
+/// What is read at once, in bytes. Of a longer line this much is seen.
+const WINDOW: usize = 2048;
+
+/// A list of lines in order.
+struct Lines<'r> {
+    read: &'r Read<'r>,
+    /// There is nothing from here on.
+    end: Cell<u64>,
+    left: Cell<usize>,
+}
+
+impl Lines<'_> {
+    /// The bytes from an offset on; `None` at the end.
+    fn window(&self, at: u64) -> Option<Vec<u8>> {
+        self.left.set(self.left.get().checked_sub(WINDOW)?);
+        (self.read)(at, WINDOW).filter(|bytes| !bytes.is_empty())
     }
 
-    fn line(&mut self, line: &[u8]) {
-        match line {
-            [] | [b'#', ..] | [b'\t', b'\t', ..] => {}
-            [b'\t', entry @ ..] => {
-                let Some((vendor, maker)) = &self.vendor else { return };
-                let Some((device, name)) = entry_of(entry) else { return };
-                let id = DeviceId { vendor: *vendor, device };
-                if self.wanted.contains(&id) {
-                    self.found.devices.insert(id, format!("{maker} {}", text_of(name)));
+    /// The first line from an offset on for which `beyond` is true, and where it is: found by halving. `None` is a line that
+    /// does not count; of those that do, all before some place are `false` and all after it `true`.
+    fn first(&self, from: u64, beyond: impl Fn(&[u8]) -> Option<bool>) -> Option<(u64, Vec<u8>)> {
+        let (mut low, mut high) = (from, self.end.get());
+        let mut best = None;
+        while high.saturating_sub(low) > WINDOW as u64 {
+            let middle = low + (high - low) / 2;
+            match self.next(middle, true, high, |line| beyond(line).is_some()) {
+                Some((at, line)) if beyond(&line) == Some(false) => low = at,
+                found => {
+                    best = found.or(best);
+                    high = middle;
                 }
             }
-            [b'C', b' ', ..] => (self.ended, self.vendor) = (true, None),
-            _ if self.ended => {}
-            _ => {
-                let own = entry_of(line).filter(|(id, _)| self.makers.contains(id));
-                self.vendor = own.map(|(id, name)| (id, text_of(name)));
-                self.found.vendors.extend(self.vendor.clone());
-            }
         }
+        // What begins in the middle itself was passed over.
+        self.next(low, false, high + 1, |line| beyond(line) == Some(true)).or(best)
+    }
+
+    /// The first line that is wanted and begins at an offset (`within` a line: behind it) and before another.
+    fn next(
+        &self,
+        from: u64,
+        mut within: bool,
+        to: u64,
+        mut wanted: impl FnMut(&[u8]) -> bool,
+    ) -> Option<(u64, Vec<u8>)> {
+        let mut at = from;
+        while at < to {
+            let Some(bytes) = self.window(at) else {
+                self.end.set(self.end.get().min(at));
+                return None;
+            };
+            let mut seen = 0;
+            while let Some(rest) = bytes.get(seen..).filter(|rest| !rest.is_empty()) {
+                let end = memchr::memchr(b'\n', rest);
+                // A line that the window cuts is looked at from its start, in the next one.
+                if end.is_none() && seen > 0 {
+                    break;
+                }
+                let begins = at + seen as u64;
+                let line = rest.get(..end.unwrap_or(rest.len())).unwrap_or_default();
+                if !within && begins < to && wanted(line) {
+                    return Some((begins, line.to_vec()));
+                }
+                seen += end.map_or(rest.len(), |end| end + 1);
+                within = end.is_none();
+            }
+            at += seen as u64;
+        }
+        None
     }
 }
 
@@ -97,6 +172,7 @@ fn text_of(name: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fmt::Write;
 
     const IDS: &[u8] = b"# a comment\n\n0014  Other Vendor\n\t2204  Not This\n10de  NVIDIA Corporation\n\t2203  GA102 [GeForce RTX 3090 Ti]\n\
         \t\t1458 403b  Gaming\n\t2204  GA102 [GeForce RTX 3090]\n\xff\xff  odd\n8086  Intel Corporation\nC 10  Not A Vendor\n\t2204  Class\n";
@@ -108,5 +184,62 @@ mod tests {
         assert_eq!(found.devices[&id("10de:2204")], "NVIDIA Corporation GA102 [GeForce RTX 3090]");
         assert_eq!(found.devices.len(), 1);
         assert_eq!(found.vendors[&0x8086], "Intel Corporation");
+    }
+
+    #[test]
+    fn a_long_list_is_read_here_and_there() {
+        // Vendors of 1 to 900 devices, some with subsystems, some lines longer than a window.
+        let mut list = "#\n# comment\n".to_owned();
+        let mut all = BTreeMap::new();
+        for vendor in (1..0xffff).step_by(2000) {
+            let devices = [100, 900, 1, 40][usize::from(vendor % 7 % 4)];
+
+            writeln!(list, "{vendor:04x}  Maker {vendor}").unwrap();
+            for number in 0..devices {
+                let device = number * 20 + vendor % 7;
+                let long = "x".repeat(if number == 37 { 5000 } else { 0 });
+                writeln!(list, "\t{device:04x}  Device {device}{long}").unwrap();
+                for _ in 0..number % 5 {
+                    writeln!(list, "\t\t{vendor:04x} {device:04x}  Board\n# between").unwrap();
+                }
+                all.insert(DeviceId { vendor, device }, format!("Maker {vendor} Device {device}{long}"));
+            }
+        }
+        list.push_str("\n# classes\nC 00  Unclassified\n\t00  Not a device\nC 03  Display\n\t00  VGA\n");
+        assert!(list.len() > 100 * WINDOW);
+        let read = Cell::new(0);
+        for (id, name) in all.iter().step_by(37).chain(all.iter().next_back()) {
+            let nobody = DeviceId { vendor: id.vendor, device: id.device + 1 };
+            let wanted = BTreeSet::from([*id, nobody]);
+            let windows = |at, length| {
+                read.set(read.get() + 1);
+                Some(part_of(list.as_bytes(), at, length).to_vec())
+            };
+            let found = search(&windows, &wanted);
+            assert!(found.devices[id].starts_with(name.get(..2000).unwrap_or(name)), "{id}");
+            assert_eq!(found.devices.len(), 1, "{id}");
+        }
+        let every = find(list.as_bytes(), &all.keys().copied().collect());
+        assert_eq!((every.devices.len(), every.vendors.len()), (all.len(), 33));
+        let searches = all.iter().step_by(37).count() + 1;
+        assert!(
+            read.get() / searches < list.len() / WINDOW / 4,
+            "{} windows of {} in {searches}",
+            read.get(),
+            list.len() / WINDOW
+        );
+    }
+
+    #[test]
+    fn a_list_that_is_made_to_be_slow_is_given_up() {
+        let text = [b"0001  A\n".to_vec(), b"#\n".repeat(1 << 20), b"ffff  Z\n".to_vec()].concat();
+        let wanted = (1..2000).map(|vendor| DeviceId { vendor, device: 0 }).collect();
+        let bytes = Cell::new(0);
+        let read = |at, length| {
+            bytes.set(bytes.get() + length);
+            Some(part_of(&text, at, length).to_vec())
+        };
+        search(&read, &wanted);
+        assert!(bytes.get() <= LIMIT);
     }
 }

@@ -63,7 +63,9 @@ fn devices<'r>(look: &Look<'r>, host: &mut Host) -> pci::Overrides<'r> {
     host.drivers_told = host.functions.iter().any(|function| function.driver.is_some())
         || look.exists("/sys/bus/pci/drivers");
     names::fill(look, &mut host.functions);
-    modules::fill(look, &mut host.functions, host.kernel.release.as_deref());
+    if !look.brief {
+        modules::fill(look, &mut host.functions, host.kernel.release.as_deref());
+    }
     overrides
 }
 

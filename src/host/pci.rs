@@ -6,48 +6,96 @@
 
 use super::{
     Config, Function, Link,
+    config::Header,
     look::{Folder, Look, full_address},
     regions::{Region, parse_resize, parse_resource},
 };
 use crate::pci::{Address, Class, DevicePath};
-use std::io;
+use std::{cell::RefCell, io, thread};
 
 const DEVICES: &str = "/sys/bus/pci/devices";
 
-/// Bytes at the head of config space; others than root are given no more.
-const HEAD: usize = 64;
+/// Bytes at the head of config space that tell devices from bridges, and where a bridge leads.
+const HEAD: usize = 32;
 
-/// Every function, by address; what sets their overrides is asked for in the meantime.
+/// Functions that are worth a thread.
+const FEW: usize = 3;
+
+/// Every function, by address; where asking for their overrides may hang, that is done in the meantime.
 pub(super) fn functions<'r>(look: &Look<'r>) -> (Vec<Function>, Overrides<'r>) {
-    let devices = look.folder(DEVICES);
-    let names = devices.as_ref().map(Folder::names).unwrap_or_default();
+    let names = look.list(DEVICES).unwrap_or_default();
     let mut addresses: Vec<Address> = names.iter().filter_map(|name| full_address(name)).collect();
     addresses.sort_unstable();
+    let apart = look.root.may_hang();
     let path = |address: &Address| format!("{DEVICES}/{address}/driver_override").into();
-    let overrides = Overrides(look.root.begin_apart(addresses.iter().map(path).collect()));
-    let function = |address: Address| {
-        let mut function = Function::new(address, Class(0));
+    let overrides = apart.then(|| look.root.begin_apart(addresses.iter().map(path).collect()));
+    let functions = match look.root.at_once() {
+        Some((root, threads)) if addresses.len() >= 2 * FEW => {
+            let each = addresses.len().div_ceil(threads).max(FEW);
+            thread::scope(|scope| {
+                let mut parts = addresses.chunks(each);
+                let first = parts.next().unwrap_or_default();
+                let (wake, brief) = (look.wake, look.brief);
+                let beside = |part| {
+                    scope.spawn(move || {
+                        let look = Look::through(root, wake, brief);
+                        (some(&look, part, apart), look.unseen())
+                    })
+                };
+                let others: Vec<_> = parts.map(beside).collect();
+                let mut functions = some(look, first, apart);
+                for other in others {
+                    let (more, unseen) = other.join().unwrap_or_default();
+                    functions.extend(more);
+                    for sentence in unseen {
+                        look.note(sentence);
+                    }
+                }
+                functions
+            })
+        }
+        _ => some(look, &addresses, apart),
+    };
+    (functions, Overrides(overrides))
+}
+
+/// The functions at these addresses.
+fn some(look: &Look, addresses: &[Address], apart: bool) -> Vec<Function> {
+    let Some(devices) = look.folder(DEVICES) else { return Vec::new() };
+    let function = |address: &Address| {
+        let mut function = Function::new(*address, Class(0));
         let name = address.to_string();
-        let place = devices.as_ref().and_then(|devices| devices.link(&name));
-        if let Some(place) = place.as_deref().map(parse_place) {
+        let link = devices.link(&name);
+        if let Some(place) = link.as_deref().map(parse_place) {
             (function.path, function.parent) = (place.path, place.parent);
         }
-        if let Some(folder) = look.folder(&format!("{DEVICES}/{name}")) {
-            fill(look, &folder, &mut function);
+        // The way that the link goes, where it goes there straight.
+        let straight = link.as_deref().and_then(|link| link.strip_prefix("../../../devices/"));
+        let path = match straight.filter(|path| !path.split('/').any(|name| name == "..")) {
+            Some(path) => format!("/sys/devices/{path}"),
+            None => format!("{DEVICES}/{name}"),
+        };
+        if let Some(folder) = look.folder(&path) {
+            fill(look, &folder, &mut function, apart);
         }
         function
     };
-    (addresses.into_iter().map(function).collect(), overrides)
+    addresses.iter().map(function).collect()
 }
 
 /// Overrides that are being read. `driver_override` is read under the device lock in many kernels
-/// (`driver_override_show`): apart, so that a device whose driver does not let go hides its own, and hangs nobody.
-pub(super) struct Overrides<'r>(Box<dyn FnOnce() -> Vec<io::Result<Vec<u8>>> + 'r>);
+/// (`driver_override_show`): there it is read apart, so that a device whose driver does not let go hides its own, and
+/// hangs nobody.
+pub(super) struct Overrides<'r>(Option<Begun<'r>>);
+
+/// Reads that were begun.
+type Begun<'r> = Box<dyn FnOnce() -> Vec<io::Result<Vec<u8>>> + 'r>;
 
 impl Overrides<'_> {
     /// Fills them in.
     pub(super) fn fill(self, look: &Look, functions: &mut [Function]) {
-        for (function, read) in functions.iter_mut().zip((self.0)()) {
+        let Some(begun) = self.0 else { return };
+        for (function, read) in functions.iter_mut().zip(begun()) {
             match read {
                 Ok(bytes) => function.driver_override = parse_override(&bytes),
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => {
@@ -68,7 +116,7 @@ fn parse_override(bytes: &[u8]) -> Option<String> {
     (!name.is_empty() && name != "(null)").then_some(name)
 }
 
-fn fill(look: &Look, folder: &Folder, function: &mut Function) {
+fn fill(look: &Look, folder: &Folder, function: &mut Function, apart: bool) {
     let names = folder.names();
     let has = |name: &str| names.binary_search_by(|have| have.as_str().cmp(name)).is_ok();
     let text = |name: &str| if has(name) { folder.text(name) } else { None };
@@ -84,12 +132,15 @@ fn fill(look: &Look, folder: &Folder, function: &mut Function) {
         (function.subsystem_vendor, function.subsystem_device) =
             (id("subsystem_vendor"), id("subsystem_device"));
     }
-    function.revision = text("revision").and_then(|text| hex(&text)).and_then(|id| u8::try_from(id).ok());
     function.driver = name_of("driver");
     function.iommu_group = name_of("iommu_group").and_then(|group| group.parse().ok());
     function.boot_vga = text("boot_vga").and_then(|flag| parse_flag(&flag));
     function.physical_function = name_of("physfn").and_then(|name| full_address(&name));
     function.linked = names.iter().filter_map(|name| parse_linked(name)).collect();
+
+    if !apart {
+        function.driver_override = text("driver_override").and_then(|name| parse_override(name.as_bytes()));
+    }
 
     let power_state = text("power_state");
     let runtime = folder.text("power/runtime_status");
@@ -103,7 +154,9 @@ fn fill(look: &Look, folder: &Folder, function: &mut Function) {
     function.reset_methods = methods.map(|methods| methods.split_whitespace().map(str::to_owned).collect());
     function.d3cold_allowed = text("d3cold_allowed").and_then(|flag| parse_flag(&flag));
     if awake || look.wake {
-        if let Some(config) = has("config").then(|| config(look, folder)).flatten() {
+        if let Some((head, config)) = has("config").then(|| config(look, folder)).flatten() {
+            let own = Header::parse(&head).filter(|head| Some(head.id) == function.id());
+            function.revision = own.map(|head| head.revision);
             function.set_config(config);
         }
         if function.link.is_none() && !look.brief && (has("current_link_speed") || has("max_link_speed")) {
@@ -117,12 +170,24 @@ fn fill(look: &Look, folder: &Folder, function: &mut Function) {
             });
         }
     }
+    if function.revision.is_none() {
+        function.revision = text("revision").and_then(|text| hex(&text)).and_then(|id| u8::try_from(id).ok());
+    }
 }
 
-/// What config space says, as far as it may be read.
-fn config(look: &Look, folder: &Folder) -> Option<Config> {
+/// What config space says, as far as it may be read, and the bytes that it begins with.
+fn config(look: &Look, folder: &Folder) -> Option<(Vec<u8>, Config)> {
     let part = folder.parts("config")?;
-    if look.brief { Some(Config::parse(&part(0, HEAD)?)) } else { Config::read(part) }
+    let head = RefCell::new(Vec::new());
+    let part = |at, length| {
+        let bytes = part(at, length)?;
+        if at == 0 {
+            head.replace(bytes.clone());
+        }
+        Some(bytes)
+    };
+    let config = if look.brief { Config::parse(&part(0, HEAD)?) } else { Config::read(part)? };
+    Some((head.into_inner(), config))
 }
 
 fn regions(resource: &str, names: &[String]) -> Vec<Region> {

@@ -49,13 +49,6 @@ impl Live {
         })
     }
 
-    /// In a saved tree nothing hangs, nor in newer kernels; in another program (a test) there is no child to ask.
-    fn may_hang(&self) -> bool {
-        let own = std::fs::read_link("/proc/self/exe");
-        let is_gpuferry = own.is_ok_and(|path| path.file_name().is_some_and(|name| name == "gpuferry"));
-        is_gpuferry && self.is_running() && super::apart::is_needed(rustix::system::uname().release())
-    }
-
     fn at(&self, path: &Path, flags: OFlags, mode: u32) -> io::Result<OwnedFd> {
         let mode = Mode::from_raw_mode(mode);
         loop {
@@ -138,6 +131,9 @@ fn names(folder: &OwnedFd) -> io::Result<Vec<OsString>> {
     names.sort();
     Ok(names)
 }
+
+/// Threads that look at once, at most: what they wait for is one kernel and one bus.
+const AT_ONCE: usize = 4;
 
 const READING: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
 
@@ -239,6 +235,11 @@ impl Root for Live {
         part(&self.at(path, READING, 0)?, offset, length)
     }
 
+    fn parts<'r>(&'r self, path: &Path) -> io::Result<Parts<'r>> {
+        let file = self.at(path, READING, 0)?;
+        Ok(Box::new(move |offset, length| part(&file, offset, length)))
+    }
+
     fn lines(&self, path: &Path, each: &mut dyn FnMut(&[u8])) -> io::Result<()> {
         let file = self.at(path, READING, 0)?;
         let mut bytes = vec![0; WINDOW];
@@ -265,6 +266,18 @@ impl Root for Live {
             }
             bytes.copy_within(whole..whole + left, 0);
         }
+    }
+
+    fn at_once(&self) -> Option<(&(dyn Root + Sync), usize)> {
+        let processors = rustix::thread::sched_getaffinity(None).ok()?.count() as usize;
+        (processors > 1).then_some((self, processors.min(AT_ONCE)))
+    }
+
+    /// In a saved tree nothing hangs, nor in newer kernels; in another program (a test) there is no child to ask.
+    fn may_hang(&self) -> bool {
+        let own = std::fs::read_link("/proc/self/exe");
+        let is_gpuferry = own.is_ok_and(|path| path.file_name().is_some_and(|name| name == "gpuferry"));
+        is_gpuferry && self.is_running() && super::apart::is_needed(rustix::system::uname().release())
     }
 
     fn read_apart(&self, paths: &[PathBuf]) -> Vec<io::Result<Vec<u8>>> {

@@ -100,6 +100,12 @@ impl<R: Root + ?Sized> Folder for ByPath<'_, R> {
     }
 }
 
+/// At most `length` bytes of these from an offset on; nothing beyond their end.
+pub fn part_of(bytes: &[u8], offset: u64, length: usize) -> &[u8] {
+    let rest = usize::try_from(offset).ok().and_then(|offset| bytes.get(offset..)).unwrap_or_default();
+    rest.get(..length).unwrap_or(rest)
+}
+
 /// Each line of a text, without its end. What follows the last end of a line is a line where it is anything.
 pub fn each_line(text: &[u8], each: &mut dyn FnMut(&[u8])) {
     let mut start = 0;
@@ -129,6 +135,11 @@ pub trait Root {
         let mut bytes = self.read_start(path, offset.saturating_add(length))?;
         Ok(if offset < bytes.len() { bytes.split_off(offset) } else { Vec::new() })
     }
+    /// A long file of which parts are read, wherever they are: opened once, where that is possible.
+    fn parts<'r>(&'r self, path: &Path) -> io::Result<Parts<'r>> {
+        let bytes = self.read(path)?;
+        Ok(Box::new(move |offset, length| Ok(part_of(&bytes, offset, length).to_vec())))
+    }
     /// Each line of a file, without its end: for long lists of which little is wanted.
     fn lines(&self, path: &Path, each: &mut dyn FnMut(&[u8])) -> io::Result<()> {
         each_line(&self.read(path)?, each);
@@ -140,6 +151,14 @@ pub trait Root {
         let _ = piece;
         enough(&self.read(path)?);
         Ok(())
+    }
+    /// This door as one through which several may look at once, and how many of them are worth it.
+    fn at_once(&self) -> Option<(&(dyn Root + Sync), usize)> {
+        None
+    }
+    /// Whether there are attributes that hang with a driver, and have to be read by [`Root::begin_apart`].
+    fn may_hang(&self) -> bool {
+        false
     }
     /// Files that may be read only under a lock that a stuck driver can hold for ever; one that hangs is
     /// [`io::ErrorKind::TimedOut`]. As many results as paths.
@@ -207,11 +226,20 @@ impl<R: Root + ?Sized> Root for &R {
     fn folder<'r>(&'r self, path: &Path) -> io::Result<Box<dyn Folder + 'r>> {
         (**self).folder(path)
     }
+    fn parts<'r>(&'r self, path: &Path) -> io::Result<Parts<'r>> {
+        (**self).parts(path)
+    }
     fn lines(&self, path: &Path, each: &mut dyn FnMut(&[u8])) -> io::Result<()> {
         (**self).lines(path, each)
     }
     fn pieces(&self, path: &Path, piece: usize, enough: &mut dyn FnMut(&[u8]) -> bool) -> io::Result<()> {
         (**self).pieces(path, piece, enough)
+    }
+    fn at_once(&self) -> Option<(&(dyn Root + Sync), usize)> {
+        (**self).at_once()
+    }
+    fn may_hang(&self) -> bool {
+        (**self).may_hang()
     }
     fn read_apart(&self, paths: &[PathBuf]) -> Vec<io::Result<Vec<u8>>> {
         (**self).read_apart(paths)

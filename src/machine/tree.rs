@@ -3,7 +3,7 @@
 //! Compact, because a server's /sys has hundreds of thousands of entries: names and contents that repeat are kept
 //! once. Links are followed inside the tree only, and rings of them end. Sets no limits; who fills it does.
 
-use super::{FileKind, Ownership, Root, Stat};
+use super::{FileKind, Ownership, Parts, Root, Stat, part_of};
 use std::{
     collections::{BTreeMap, HashMap},
     ffi::{OsStr, OsString},
@@ -281,9 +281,12 @@ impl Root for Tree {
     }
 
     fn read_at(&self, path: &Path, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+        Ok(part_of(self.bytes(path)?, offset, length).to_vec())
+    }
+
+    fn parts<'r>(&'r self, path: &Path) -> io::Result<Parts<'r>> {
         let bytes = self.bytes(path)?;
-        let rest = usize::try_from(offset).ok().and_then(|offset| bytes.get(offset..)).unwrap_or_default();
-        Ok(rest.get(..length).unwrap_or(rest).to_vec())
+        Ok(Box::new(move |offset, length| Ok(part_of(bytes, offset, length).to_vec())))
     }
 
     fn lines(&self, path: &Path, each: &mut dyn FnMut(&[u8])) -> io::Result<()> {

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     borrow::Cow,
     cell::{Cell, RefCell},
+    ops::Range,
 };
 
 /// What a function's config space says. `None` is *not told*; an empty list is *none*.
@@ -270,19 +271,22 @@ pub fn without_serial(bytes: &mut [u8]) {
     }
 }
 
-/// Sizes of the head, of conventional config space, of the extended one, and of what is fetched at once.
+/// Sizes of the head, of conventional config space, of the extended one, and of a register.
 const HEAD: usize = 64;
 const CONVENTIONAL: usize = 256;
 const EXTENDED: usize = 4096;
-const BLOCK: usize = 16;
+const REGISTER: usize = 4;
+
+/// The registers at the start of which each is needed: fetched at once, in bytes.
+const FIRST: usize = 16;
 
 /// Bytes of config space.
 struct Space<'b> {
     /// How many there are.
     length: usize,
     bytes: RefCell<Cow<'b, [u8]>>,
-    /// A bit for each block that is there.
-    have: Cell<[u64; EXTENDED / BLOCK / 64]>,
+    /// A bit for each register that is there.
+    have: Cell<[u64; EXTENDED / REGISTER / 64]>,
     /// Gets what is not there.
     fetch: Option<&'b dyn Fn(usize, usize) -> Option<Vec<u8>>>,
     /// Whether something could not be got.
@@ -295,7 +299,7 @@ impl<'b> Space<'b> {
         Self {
             length: bytes.len(),
             bytes: RefCell::new(Cow::Borrowed(bytes)),
-            have: Cell::new([u64::MAX; EXTENDED / BLOCK / 64]),
+            have: Cell::new([u64::MAX; EXTENDED / REGISTER / 64]),
             fetch: None,
             cut: Cell::new(false),
         }
@@ -312,21 +316,27 @@ impl<'b> Space<'b> {
     }
 
     fn byte(&self, at: usize) -> Option<u8> {
-        let block = at / BLOCK;
-        let mut have = self.have.get();
-        let word = have.get_mut(block / 64)?;
-        if *word >> (block % 64) & 1 == 0 {
-            let start = block * BLOCK;
-            let fetch = self.fetch.filter(|_| !self.cut.get())?;
-            let Some(bytes) = fetch(start, BLOCK).filter(|bytes| bytes.len() == BLOCK) else {
-                self.cut.set(true);
-                return None;
-            };
-            self.bytes.borrow_mut().to_mut().get_mut(start..start + BLOCK)?.copy_from_slice(&bytes);
-            *word |= 1 << (block % 64);
-            self.have.set(have);
+        let register = at / REGISTER;
+        if self.have.get().get(register / 64)? >> (register % 64) & 1 == 0 {
+            self.fetch(if at < FIRST { 0..FIRST } else { register * REGISTER..(register + 1) * REGISTER })?;
         }
         self.bytes.borrow().get(at).copied()
+    }
+
+    fn fetch(&self, range: Range<usize>) -> Option<()> {
+        let fetch = self.fetch.filter(|_| !self.cut.get())?;
+        let bytes = fetch(range.start, range.len()).filter(|bytes| bytes.len() == range.len());
+        let Some(bytes) = bytes else {
+            self.cut.set(true);
+            return None;
+        };
+        self.bytes.borrow_mut().to_mut().get_mut(range.clone())?.copy_from_slice(&bytes);
+        let mut have = self.have.get();
+        for register in range.step_by(REGISTER).map(|at| at / REGISTER) {
+            *have.get_mut(register / 64)? |= 1 << (register % 64);
+        }
+        self.have.set(have);
+        Some(())
     }
 
     fn word(&self, at: usize) -> Option<u16> {
