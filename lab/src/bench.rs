@@ -28,8 +28,9 @@ const PAIRS: [(&str, &str, &str); 6] = [
 
 /// Measures and prints.
 pub(crate) fn run() -> Result<()> {
-    let host =
-        small_host(Machine::desktop()).program("/bench.sh", include_str!("../assets/bench.sh")).try_boot()?;
+    let host = small_host(Machine::desktop().cpus(2))
+        .program("/bench.sh", include_str!("../assets/bench.sh"))
+        .try_boot()?;
     let functions = host.try_run("ls /sys/bus/pci/devices | wc -l", b"", Duration::from_secs(30))?;
     let output = host.try_run(&format!("sh /bench.sh {ROUNDS}"), b"", Duration::from_secs(1800))?;
     ensure!(output.end == End::Exit(0), "the script failed: {}{}", output.stdout(), output.stderr());

@@ -52,6 +52,8 @@ fn build() -> Result<Binaries> {
         .arg("--target-dir")
         .arg(&target)
         .env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=debuginfo")
+        // One unit, as `make static` links it.
+        .envs([("CARGO_PROFILE_RELEASE_LTO", "fat"), ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1")])
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .env_remove("CARGO_BUILD_TARGET");
     let output = cargo.output().context("cannot start cargo")?;

@@ -1,41 +1,34 @@
 //! What is around a machine's cards: who draws on them, who holds them, who else manages them, and what the machine
-//! has for guests. One call of [`fill`] per observation, after functions, groups and kernel are known.
+//! has for guests.
 
 use super::{
-    Host, chassis, display, gpu, holders, kconfig, libvirt, loaded, look::Look, managers, memory, security,
-    sessions,
+    Host, Kernel, chassis, display, holders, kconfig, libvirt, loaded, look::Look, managers, memory,
+    security, sessions,
 };
-use crate::pci::Address;
 use std::collections::BTreeSet;
 
-/// Fills in these facts.
-pub(super) fn fill(look: &Look, host: &mut Host) {
-    host.gpus = gpu::gpus(host);
-    let displays: Vec<_> = host.gpus.iter().map(|gpu| gpu.address).collect();
+/// Fills in what is told without knowing the functions.
+pub(super) fn fill(look: &Look, kernel: &Kernel, host: &mut Host) {
     host.drm_cards = display::cards(look);
-    firmware(look, host, &displays);
+    host.firmware_framebuffers = display::firmware(look);
     host.chassis = chassis::chassis(look);
-    host.kernel_options = kconfig::options(look, host.kernel.release.as_deref());
-    host.security = security::security(look, host.kernel.cmdline.as_deref());
+    host.kernel_options = kconfig::options(look, kernel.release.as_deref());
+    host.security = security::security(look, kernel.cmdline.as_deref());
     host.memory = memory::memory(look);
     host.topology = look.text("/proc/cpuinfo").and_then(|text| memory::topology(&text));
-    let nodes = host.memory.as_ref().map_or(&[][..], |memory| &memory.nodes);
-    memory::fill(look, nodes, &mut host.functions);
     host.domains = libvirt::domains(look);
     host.managers = managers::managers(look);
     host.sessions = sessions::sessions(look);
-    hold(look, host);
 }
 
-/// The frame buffers that the firmware left, and whose they are.
-pub(super) fn firmware(look: &Look, host: &mut Host, displays: &[Address]) {
-    host.firmware_framebuffers = display::firmware(look);
-    host.claims = display::claims(look, displays);
-    display::settle(host);
+/// Fills in where functions are in the machine.
+pub(super) fn of_functions(look: &Look, host: &mut Host) {
+    let nodes = host.memory.as_ref().map_or(&[][..], |memory| &memory.nodes);
+    memory::fill(look, nodes, &mut host.functions);
 }
 
 /// Who holds the functions of cards: one look at all processes, and the modules.
-fn hold(look: &Look, host: &mut Host) {
+pub(super) fn hold(look: &Look, host: &mut Host) {
     let own: Vec<_> = host.gpus.iter().flat_map(|gpu| &gpu.functions).copied().collect();
     let drivers: BTreeSet<&str> =
         own.iter().filter_map(|own| host.function(*own)?.driver.as_deref()).collect();

@@ -7,7 +7,7 @@ use crate::{
     machine::{self, Root},
     pci::Address,
 };
-use std::{cell::RefCell, io, path::Path};
+use std::{cell::RefCell, io, path::Path, thread};
 
 /// The door, and what stayed closed.
 pub(super) struct Look<'r> {
@@ -34,9 +34,47 @@ impl<'r> Look<'r> {
         Self { brief: true, ..Self::new(root) }
     }
 
-    /// Through another door, for the same.
-    pub(super) fn through(root: &dyn Root, wake: bool, brief: bool) -> Look<'_> {
-        Look { wake, brief, ..Look::new(root) }
+    /// Looks at two things, at the same time where the door lets two look.
+    pub(super) fn with<B: Send, A>(
+        &self,
+        beside: impl FnOnce(&Look) -> B + Send,
+        here: impl FnOnce() -> A,
+    ) -> (A, B) {
+        let Some((root, _)) = self.root.at_once() else {
+            return (here(), beside(self));
+        };
+        thread::scope(|scope| {
+            let other = self.beside(scope, root, beside);
+            let here = here();
+            (here, self.join(other))
+        })
+    }
+
+    /// Looks at something in a thread, through a door that others look through as well.
+    pub(super) fn beside<'s, T: Send + 's>(
+        &self,
+        scope: &'s thread::Scope<'s, '_>,
+        root: &'s (dyn Root + Sync),
+        what: impl FnOnce(&Look) -> T + Send + 's,
+    ) -> Beside<'s, T> {
+        let (wake, brief) = (self.wake, self.brief);
+        scope.spawn(move || {
+            let look = Look { wake, brief, ..Look::new(root) };
+            (what(&look), look.unseen())
+        })
+    }
+
+    /// What was seen in a thread.
+    pub(super) fn join<T>(&self, thread: Beside<'_, T>) -> T {
+        match thread.join() {
+            Ok((seen, unseen)) => {
+                for sentence in unseen {
+                    self.note(sentence);
+                }
+                seen
+            }
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
     }
 
     /// What could not be seen, once each.
@@ -139,6 +177,9 @@ impl<'r> Look<'r> {
         self.link(link).and_then(|target| last_function(&target))
     }
 }
+
+/// A thread that looks, and what it could not see.
+pub(super) type Beside<'s, T> = thread::ScopedJoinHandle<'s, (T, Vec<String>)>;
 
 /// A folder that is looked into as a [`Look`] does.
 pub(super) struct Folder<'l, 'r> {

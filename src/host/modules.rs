@@ -5,20 +5,19 @@
 use super::{Function, look::Look};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Fills in the modules of every function.
-pub(super) fn fill(look: &Look, functions: &mut [Function], release: Option<&str>) {
-    // A release is a name, never a way out of the folder.
-    let Some(release) = release.filter(|release| !release.contains('/') && !release.starts_with('.')) else {
-        return;
-    };
+/// What the kernel's list says of these functions.
+pub(super) fn known(look: &Look, functions: &[Function], release: Option<&str>) -> Aliases {
     let mut aliases = Aliases::new(functions);
-    look.lines(&format!("/lib/modules/{release}/modules.alias"), |line| aliases.line(line));
-    aliases.fill(functions);
+    // A release is a name, never a way out of the folder.
+    if let Some(release) = release.filter(|release| !release.contains('/') && !release.starts_with('.')) {
+        look.lines(&format!("/lib/modules/{release}/modules.alias"), |line| aliases.line(line));
+    }
+    aliases
 }
 
 /// Lines are `alias PATTERN MODULE`, patterns are fnmatch(3)'s with upper-case hex: `pci:v000010DEd*sv*…`. Functions
 /// that are alike (the virtual ones of a card) are matched once.
-struct Aliases {
+pub(super) struct Aliases {
     /// Modules by what a function says of itself.
     kinds: BTreeMap<String, BTreeSet<String>>,
     /// The vendors in there: eight digits each.
@@ -58,7 +57,8 @@ impl Aliases {
         }
     }
 
-    fn fill(&self, functions: &mut [Function]) {
+    /// Fills in the modules of every function.
+    pub(super) fn fill(&self, functions: &mut [Function]) {
         for function in functions {
             let modules = function.modalias.as_ref().and_then(|modalias| self.kinds.get(modalias));
             function.modules.extend(modules.into_iter().flatten().cloned());

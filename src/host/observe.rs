@@ -3,10 +3,10 @@
 //! Changes nothing, runs nothing, and cannot fail: what could not be read is unknown, and named in `unseen`.
 
 use super::{
-    Host, Source, acpi, around, boot, console, cpu, gpu, input, iommu, kernel, look::Look, modules, names,
-    network, nvidia, pci, storage,
+    Host, Kernel, Source, acpi, around, boot, console, cpu, display, gpu, input, iommu, kernel, look::Look,
+    modules, names, network, nvidia, pci, storage,
 };
-use crate::{judge, machine::Root};
+use crate::{judge, machine::Root, pci::Address};
 
 /// The machine behind a door.
 pub fn observe(root: &dyn Root) -> Host {
@@ -22,12 +22,10 @@ pub fn observe_waking(root: &dyn Root) -> Host {
 /// hangs on which function. Nothing of the rest, so that a hand-over does not wait for what it will not use.
 pub fn observe_for_hand_over(root: &dyn Root) -> Host {
     let look = Look::brief(root);
-    let mut host = Host::unknown(Source::Live);
-    host.kernel = kernel::kernel(&look);
-    let overrides = devices(&look, &mut host);
-    groups(&look, &mut host);
-    users(&look, &mut host);
-    overrides.fill(&look, &mut host.functions);
+    let kernel = kernel::kernel(&look);
+    let (devices, rest) = look.with(users, || functions_and_groups(&look, &kernel));
+    let Host { iommu, functions, drivers_told, groups, .. } = devices;
+    let mut host = Host { iommu, kernel, functions, drivers_told, groups, ..rest };
     cards(&look, &mut host);
     host.unseen = look.unseen();
     host
@@ -36,8 +34,13 @@ pub fn observe_for_hand_over(root: &dyn Root) -> Host {
 /// Cards, and what the firmware left to them.
 fn cards(look: &Look, host: &mut Host) {
     host.gpus = gpu::gpus(host);
-    let displays: Vec<_> = host.gpus.iter().map(|gpu| gpu.address).collect();
-    around::firmware(look, host, &displays);
+    host.claims = display::claims(look, &displays(host));
+    host.firmware_framebuffers = display::firmware(look);
+    display::settle(host);
+}
+
+fn displays(host: &Host) -> Vec<Address> {
+    host.gpus.iter().map(|gpu| gpu.address).collect()
 }
 
 /// What [`Snapshot::differences`](crate::handover::snapshot::Snapshot::differences) is asked about, again and again:
@@ -56,48 +59,70 @@ pub fn observe_drivers(root: &dyn Root) -> Host {
 }
 
 /// Functions and what they are called; their overrides are being read in the meantime.
-fn devices<'r>(look: &Look<'r>, host: &mut Host) -> pci::Overrides<'r> {
+fn devices<'r>(look: &Look<'r>, release: Option<&str>, host: &mut Host) -> pci::Overrides<'r> {
     let (functions, overrides) = pci::functions(look);
     host.functions = functions;
     // Saved trees often leave the drivers out.
     host.drivers_told = host.functions.iter().any(|function| function.driver.is_some())
         || look.exists("/sys/bus/pci/drivers");
-    names::fill(look, &mut host.functions);
-    if !look.brief {
-        modules::fill(look, &mut host.functions, host.kernel.release.as_deref());
+    let modules = |look: &Look| (!look.brief).then(|| modules::known(look, &host.functions, release));
+    let (names, modules) = look.with(modules, || names::known(look, &host.functions));
+    names.fill(&mut host.functions);
+    if let Some(modules) = modules {
+        modules.fill(&mut host.functions);
     }
     overrides
 }
 
-fn groups(look: &Look, host: &mut Host) {
-    (host.iommu, host.groups) = iommu::iommu(look, &mut host.functions, host.kernel.cmdline.as_deref());
+fn functions_and_groups(look: &Look, kernel: &Kernel) -> Host {
+    let mut host = Host::unknown(Source::Live);
+    let overrides = devices(look, kernel.release.as_deref(), &mut host);
+    (host.iommu, host.groups) = iommu::iommu(look, &mut host.functions, kernel.cmdline.as_deref());
+    overrides.fill(look, &mut host.functions);
+    host
 }
 
 /// What the host uses functions for.
-fn users(look: &Look, host: &mut Host) {
-    host.framebuffers = console::framebuffers(look);
-    host.consoles = console::consoles(look);
-    host.storage = storage::storage(look);
-    host.network = network::network(look);
-    host.ssh = network::ssh(look);
-    host.keyboards = input::keyboards(look);
-    host.nvidia = nvidia::nvidia(look);
-    host.systemd = look.exists("/run/systemd/system");
+fn users(look: &Look) -> Host {
+    Host {
+        framebuffers: console::framebuffers(look),
+        consoles: console::consoles(look),
+        storage: storage::storage(look),
+        network: network::network(look),
+        ssh: network::ssh(look),
+        keyboards: input::keyboards(look),
+        nvidia: nvidia::nvidia(look),
+        systemd: look.exists("/run/systemd/system"),
+        ..Host::unknown(Source::Live)
+    }
 }
 
 fn look_at(look: Look) -> Host {
-    let mut host = Host::unknown(Source::Live);
-    host.cpu = cpu::cpu(&look);
-    host.kernel = kernel::kernel(&look);
-    host.acpi = acpi::acpi(&look);
-    let overrides = devices(&look, &mut host);
-    groups(&look, &mut host);
-    host.boot = boot::boot(&look);
-    users(&look, &mut host);
-    overrides.fill(&look, &mut host.functions);
-    around::fill(&look, &mut host);
+    let kernel = kernel::kernel(&look);
+    let (devices, rest) = look.with(|look| rest(look, &kernel), || functions_and_holders(&look, &kernel));
+    let Host { iommu, functions, drivers_told, groups, gpus, claims, modules, .. } = devices;
+    let mut host = Host { iommu, kernel, functions, drivers_told, groups, gpus, claims, modules, ..rest };
+    display::settle(&mut host);
+    around::of_functions(&look, &mut host);
     host.unseen = look.unseen();
     conclude(&mut host);
+    host
+}
+
+/// Functions, their groups, and who holds those of cards.
+fn functions_and_holders(look: &Look, kernel: &Kernel) -> Host {
+    let mut host = functions_and_groups(look, kernel);
+    host.gpus = gpu::gpus(&host);
+    host.claims = display::claims(look, &displays(&host));
+    around::hold(look, &mut host);
+    host
+}
+
+/// What is told without knowing the functions.
+fn rest(look: &Look, kernel: &Kernel) -> Host {
+    let mut host =
+        Host { cpu: cpu::cpu(look), acpi: acpi::acpi(look), boot: boot::boot(look), ..users(look) };
+    around::fill(look, kernel, &mut host);
     host
 }
 
@@ -106,7 +131,8 @@ pub fn observe_devices(root: &dyn Root) -> Host {
     let look = Look::new(root);
     let mut host = Host::unknown(Source::Live);
     host.kernel.release = kernel::release(&look);
-    let overrides = devices(&look, &mut host);
+    let release = host.kernel.release.clone();
+    let overrides = devices(&look, release.as_deref(), &mut host);
     overrides.fill(&look, &mut host.functions);
     host.unseen = look.unseen();
     host

@@ -35,21 +35,11 @@ pub(super) fn functions<'r>(look: &Look<'r>) -> (Vec<Function>, Overrides<'r>) {
             thread::scope(|scope| {
                 let mut parts = addresses.chunks(each);
                 let first = parts.next().unwrap_or_default();
-                let (wake, brief) = (look.wake, look.brief);
-                let beside = |part| {
-                    scope.spawn(move || {
-                        let look = Look::through(root, wake, brief);
-                        (some(&look, part, apart), look.unseen())
-                    })
-                };
-                let others: Vec<_> = parts.map(beside).collect();
+                let others: Vec<_> =
+                    parts.map(|part| look.beside(scope, root, move |look| some(look, part, apart))).collect();
                 let mut functions = some(look, first, apart);
                 for other in others {
-                    let (more, unseen) = other.join().unwrap_or_default();
-                    functions.extend(more);
-                    for sentence in unseen {
-                        look.note(sentence);
-                    }
+                    functions.extend(look.join(other));
                 }
                 functions
             })
@@ -116,63 +106,83 @@ fn parse_override(bytes: &[u8]) -> Option<String> {
     (!name.is_empty() && name != "(null)").then_some(name)
 }
 
-fn fill(look: &Look, folder: &Folder, function: &mut Function, apart: bool) {
-    let names = folder.names();
-    let has = |name: &str| names.binary_search_by(|have| have.as_str().cmp(name)).is_ok();
-    let text = |name: &str| if has(name) { folder.text(name) } else { None };
-    let name_of = |name: &str| if has(name) { folder.link_name(name) } else { None };
+/// Bridges that a guest is never given: to the host, to ISA, and to other buses.
+fn is_bridge(class: Class) -> bool {
+    matches!(class.subclass(), 0x0600 | 0x0601 | 0x0604 | 0x0607 | 0x0609)
+}
 
-    function.modalias = text("modalias");
+fn fill(look: &Look, folder: &Folder, function: &mut Function, apart: bool) {
+    function.modalias = folder.text("modalias");
     if let Some(ids) = function.modalias.as_deref().and_then(parse_modalias) {
         ids.fill(function);
     } else {
-        let id = |name: &str| text(name).and_then(|text| hex(&text)).and_then(|id| u16::try_from(id).ok());
-        function.class = text("class").and_then(|class| class.parse().ok()).unwrap_or(Class(0));
+        let number = |name: &str| folder.text(name).and_then(|text| hex(&text));
+        let id = |name: &str| number(name).and_then(|id| u16::try_from(id).ok());
+        function.class = folder.text("class").and_then(|class| class.parse().ok()).unwrap_or(Class(0));
         (function.vendor, function.device) = (id("vendor"), id("device"));
         (function.subsystem_vendor, function.subsystem_device) =
             (id("subsystem_vendor"), id("subsystem_device"));
     }
-    function.driver = name_of("driver");
-    function.iommu_group = name_of("iommu_group").and_then(|group| group.parse().ok());
-    function.boot_vga = text("boot_vga").and_then(|flag| parse_flag(&flag));
-    function.physical_function = name_of("physfn").and_then(|name| full_address(&name));
-    function.linked = names.iter().filter_map(|name| parse_linked(name)).collect();
-
+    function.driver = folder.link_name("driver");
+    function.iommu_group = folder.link_name("iommu_group").and_then(|group| group.parse().ok());
     if !apart {
-        function.driver_override = text("driver_override").and_then(|name| parse_override(name.as_bytes()));
+        let name = folder.text("driver_override");
+        function.driver_override = name.and_then(|name| parse_override(name.as_bytes()));
     }
 
-    let power_state = text("power_state");
+    let power_state = folder.text("power_state");
     let runtime = folder.text("power/runtime_status");
     let awake = is_awake(power_state.as_deref(), runtime.as_deref());
     function.power = power_state.filter(|state| state != "unknown" && state != "error");
-    if !look.brief {
-        function.regions = text("resource").map(|text| regions(&text, &names));
-    }
-    // Written by root, read by all, under no lock (drivers/pci/pci.c, `reset_method_show`).
-    let methods = if look.brief { None } else { text("reset_method") };
-    function.reset_methods = methods.map(|methods| methods.split_whitespace().map(str::to_owned).collect());
-    function.d3cold_allowed = text("d3cold_allowed").and_then(|flag| parse_flag(&flag));
     if awake || look.wake {
-        if let Some((head, config)) = has("config").then(|| config(look, folder)).flatten() {
+        if let Some((head, config)) = config(look, folder) {
             let own = Header::parse(&head).filter(|head| Some(head.id) == function.id());
             function.revision = own.map(|head| head.revision);
             function.set_config(config);
         }
-        if function.link.is_none() && !look.brief && (has("current_link_speed") || has("max_link_speed")) {
-            let lanes = |name: &str| text(name).and_then(|text| parse_width(&text));
-            let speed = |name: &str| text(name).and_then(|text| parse_speed(&text));
-            function.link = known(Link {
-                speed_gts: speed("current_link_speed"),
-                width: lanes("current_link_width"),
-                max_speed_gts: speed("max_link_speed"),
-                max_width: lanes("max_link_width"),
-            });
+        if function.link.is_none() && !look.brief {
+            function.link = link(folder);
         }
     }
     if function.revision.is_none() {
-        function.revision = text("revision").and_then(|text| hex(&text)).and_then(|id| u8::try_from(id).ok());
+        let revision = folder.text("revision").and_then(|text| hex(&text));
+        function.revision = revision.and_then(|id| u8::try_from(id).ok());
     }
+    if !is_bridge(function.class) {
+        of_a_device(look, folder, function);
+    }
+}
+
+/// What only devices are asked for: what they are to the firmware and to one another, their memory, and their ends.
+fn of_a_device(look: &Look, folder: &Folder, function: &mut Function) {
+    let names = folder.names();
+    let has = |name: &str| names.binary_search_by(|have| have.as_str().cmp(name)).is_ok();
+    let text = |name: &str| if has(name) { folder.text(name) } else { None };
+    function.boot_vga = text("boot_vga").and_then(|flag| parse_flag(&flag));
+    if has("physfn") {
+        function.physical_function = folder.link_name("physfn").and_then(|name| full_address(&name));
+    }
+    function.linked = names.iter().filter_map(|name| parse_linked(name)).collect();
+    if look.brief {
+        return;
+    }
+    function.regions = text("resource").map(|text| regions(&text, &names));
+    // Written by root, read by all, under no lock (drivers/pci/pci.c, `reset_method_show`).
+    let methods = text("reset_method");
+    function.reset_methods = methods.map(|methods| methods.split_whitespace().map(str::to_owned).collect());
+    function.d3cold_allowed = text("d3cold_allowed").and_then(|flag| parse_flag(&flag));
+}
+
+/// The link, where config space does not tell it.
+fn link(folder: &Folder) -> Option<Link> {
+    let lanes = |name: &str| folder.text(name).and_then(|text| parse_width(&text));
+    let speed = |name: &str| folder.text(name).and_then(|text| parse_speed(&text));
+    known(Link {
+        speed_gts: speed("current_link_speed"),
+        width: lanes("current_link_width"),
+        max_speed_gts: speed("max_link_speed"),
+        max_width: lanes("max_link_width"),
+    })
 }
 
 /// What config space says, as far as it may be read, and the bytes that it begins with.
