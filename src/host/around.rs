@@ -27,8 +27,20 @@ pub(super) fn of_functions(look: &Look, host: &mut Host) {
     memory::fill(look, nodes, &mut host.functions);
 }
 
-/// Who holds the functions of cards: one look at all processes, and the modules.
-pub(super) fn hold(look: &Look, host: &mut Host) {
+/// Who may hold something: the machine's devices, and its processes with those that they have.
+pub(super) struct Holding {
+    devices: holders::Devices,
+    processes: holders::Processes,
+}
+
+impl Holding {
+    pub(super) fn read(look: &Look) -> Self {
+        Self { devices: holders::Devices::read(look.root), processes: holders::Processes::read(look.root) }
+    }
+}
+
+/// Who holds the functions of cards: processes and modules.
+pub(super) fn hold(look: &Look, holding: &Holding, host: &mut Host) {
     let own: Vec<_> = host.gpus.iter().flat_map(|gpu| &gpu.functions).copied().collect();
     let drivers: BTreeSet<&str> =
         own.iter().filter_map(|own| host.function(*own)?.driver.as_deref()).collect();
@@ -36,8 +48,8 @@ pub(super) fn hold(look: &Look, host: &mut Host) {
     if own.is_empty() {
         return;
     }
-    let nodes = holders::nodes_of(&look.root, &own);
-    let scan = holders::scan(&look.root, &nodes.values().flatten().cloned().collect());
+    let nodes = holding.devices.nodes_of(look.root, &own);
+    let scan = holding.processes.holding(look.root, &nodes.values().flatten().cloned().collect());
     for function in &mut host.functions {
         if let Some(nodes) = nodes.get(&function.address) {
             function.holders = scan.of(nodes);

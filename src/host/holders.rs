@@ -135,42 +135,50 @@ pub fn nodes(root: &(impl Root + ?Sized), address: Address) -> BTreeSet<PathBuf>
 
 /// As [`nodes`], for several functions at once.
 pub fn nodes_of(root: &(impl Root + ?Sized), functions: &[Address]) -> BTreeMap<Address, BTreeSet<PathBuf>> {
-    let mut found: BTreeMap<Address, BTreeSet<PathBuf>> = BTreeMap::new();
-    let folder = |address: Address| PathBuf::from(format!("/sys/bus/pci/devices/{address}"));
-    if functions.is_empty() {
-        return found;
-    }
-    let devices = registered(root);
-    for &address in functions {
-        let own = found.entry(address).or_default();
-        match &devices {
-            Some(devices) => of_registered(root, devices, address, own),
-            None => collect(root, &folder(address), DEPTH, own),
-        }
-        if let Ok(group) = root.link_name(&folder(address).join("iommu_group")) {
-            own.insert(Path::new("/dev/vfio").join(group));
-        }
-        own.extend(nvidia(root, address));
-        if root.text(&folder(address).join("boot_vga")).is_ok_and(|flag| flag == "1") {
-            own.extend(firmware(root, devices.as_deref().unwrap_or_default()));
-        }
-    }
-    found
+    if functions.is_empty() { BTreeMap::new() } else { Devices::read(root).nodes_of(root, functions) }
 }
 
 /// Every character and block device: its folder below /sys/dev, and where in /sys/devices it is. `None` in a tree
 /// without /sys/dev.
-fn registered(root: &(impl Root + ?Sized)) -> Option<Vec<(PathBuf, String)>> {
-    let folders = ["/sys/dev/char", "/sys/dev/block"].map(Path::new);
-    let mut found = None;
-    for folder in folders {
-        let Ok(links) = root.links(folder) else { continue };
-        let links = links
-            .into_iter()
-            .filter_map(|(name, target)| Some((folder.join(name), target.to_str()?.to_owned())));
-        found.get_or_insert_with(Vec::new).extend(links);
+pub(super) struct Devices(Option<Vec<(PathBuf, String)>>);
+
+impl Devices {
+    pub(super) fn read(root: &(impl Root + ?Sized)) -> Self {
+        let folders = ["/sys/dev/char", "/sys/dev/block"].map(Path::new);
+        let mut found = None;
+        for folder in folders {
+            let Ok(links) = root.links(folder) else { continue };
+            let links = links
+                .into_iter()
+                .filter_map(|(name, target)| Some((folder.join(name), target.to_str()?.to_owned())));
+            found.get_or_insert_with(Vec::new).extend(links);
+        }
+        Self(found)
     }
-    found
+
+    pub(super) fn nodes_of(
+        &self,
+        root: &(impl Root + ?Sized),
+        functions: &[Address],
+    ) -> BTreeMap<Address, BTreeSet<PathBuf>> {
+        let mut found: BTreeMap<Address, BTreeSet<PathBuf>> = BTreeMap::new();
+        let folder = |address: Address| PathBuf::from(format!("/sys/bus/pci/devices/{address}"));
+        for &address in functions {
+            let own = found.entry(address).or_default();
+            match &self.0 {
+                Some(devices) => of_registered(root, devices, address, own),
+                None => collect(root, &folder(address), DEPTH, own),
+            }
+            if let Ok(group) = root.link_name(&folder(address).join("iommu_group")) {
+                own.insert(Path::new("/dev/vfio").join(group));
+            }
+            own.extend(nvidia(root, address));
+            if root.text(&folder(address).join("boot_vga")).is_ok_and(|flag| flag == "1") {
+                own.extend(firmware(root, self.0.as_deref().unwrap_or_default()));
+            }
+        }
+        found
+    }
 }
 
 fn of_registered(
@@ -264,56 +272,67 @@ fn sleeps(root: &(impl Root + ?Sized), address: Address) -> bool {
 /// Who holds any of these nodes, by process id. What may not be read (other users' processes, without root) is not
 /// in it.
 pub fn holders(root: &(impl Root + ?Sized), nodes: &BTreeSet<PathBuf>) -> Vec<Holder> {
-    scan(root, nodes).holders
+    if nodes.is_empty() { Vec::new() } else { Processes::read(root).holding(root, nodes).holders }
 }
 
-/// As [`holders`], and whether all processes could be looked at.
-pub fn scan(root: &(impl Root + ?Sized), nodes: &BTreeSet<PathBuf>) -> Scan {
-    let names = root.list(Path::new("/proc")).unwrap_or_default();
-    let pids: Vec<u32> = names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect();
-    // Where /proc hides the processes of others (hidepid), the first one is missing.
-    let mut complete = pids.contains(&1);
-    let some = !pids.is_empty();
-    if nodes.is_empty() {
-        return Scan { holders: Vec::new(), complete, some };
-    }
-    let mut found = Vec::new();
-    let mut people = None;
-    for pid in pids {
-        match held(root, pid, nodes) {
-            Ok(held) if held.is_empty() => {}
-            Ok(held) => {
-                let people = people.get_or_insert_with(|| People::read(root));
-                found.push(holder(root, pid, &held, people));
+/// Every process that has device nodes open or mapped.
+pub(super) struct Processes {
+    /// The nodes of each by its id; true: open, false: only mapped.
+    held: Vec<(u32, BTreeMap<PathBuf, bool>)>,
+    complete: bool,
+    some: bool,
+}
+
+impl Processes {
+    pub(super) fn read(root: &(impl Root + ?Sized)) -> Self {
+        let names = root.list(Path::new("/proc")).unwrap_or_default();
+        let pids: Vec<u32> = names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect();
+        // Where /proc hides the processes of others (hidepid), the first one is missing.
+        let mut complete = pids.contains(&1);
+        let some = !pids.is_empty();
+        let mut all = Vec::new();
+        for pid in pids {
+            match held(root, pid) {
+                Ok(held) if held.is_empty() => {}
+                Ok(held) => all.push((pid, held)),
+                Err(error) => complete &= error.kind() != io::ErrorKind::PermissionDenied,
             }
-            Err(error) => complete &= error.kind() != io::ErrorKind::PermissionDenied,
         }
+        Self { held: all, complete, some }
     }
-    found.sort_by_key(|holder| holder.pid);
-    if let Some(people) = people {
-        name_sessions(root, &mut found, &people.sessions);
+
+    /// Those that have any of these nodes.
+    pub(super) fn holding(&self, root: &(impl Root + ?Sized), nodes: &BTreeSet<PathBuf>) -> Scan {
+        let mut found = Vec::new();
+        let mut people = None;
+        for (pid, held) in &self.held {
+            let own = held.iter().filter(|(path, _)| nodes.contains(*path));
+            let own: BTreeMap<&Path, bool> = own.map(|(path, open)| (path.as_path(), *open)).collect();
+            if !own.is_empty() {
+                let people = people.get_or_insert_with(|| People::read(root));
+                found.push(holder(root, *pid, &own, people));
+            }
+        }
+        found.sort_by_key(|holder| holder.pid);
+        if let Some(people) = people {
+            name_sessions(root, &mut found, &people.sessions);
+        }
+        Scan { holders: found, complete: self.complete, some: self.some }
     }
-    Scan { holders: found, complete, some }
 }
 
 /// The nodes that a process has; true: open, false: only mapped.
-fn held(
-    root: &(impl Root + ?Sized),
-    pid: u32,
-    nodes: &BTreeSet<PathBuf>,
-) -> io::Result<BTreeMap<PathBuf, bool>> {
+fn held(root: &(impl Root + ?Sized), pid: u32) -> io::Result<BTreeMap<PathBuf, bool>> {
     let folder = PathBuf::from(format!("/proc/{pid}"));
     let open = match root.links(&folder.join("fd")) {
         // It has ended, or the tree has no such folder.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         open => open?,
     };
-    let open =
-        open.iter().filter(|(_, target)| target.starts_with("/dev")).map(|(_, target)| present(target));
-    let mut held: BTreeMap<PathBuf, bool> =
-        open.filter(|path| nodes.contains(path)).map(|path| (path, true)).collect();
+    let open = open.iter().filter(|(_, target)| target.starts_with("/dev"));
+    let mut held: BTreeMap<PathBuf, bool> = open.map(|(_, target)| (present(target), true)).collect();
     let maps = root.text(&folder.join("maps")).unwrap_or_default();
-    for path in mapped(&maps).filter(|path| nodes.contains(path)) {
+    for path in mapped(&maps) {
         held.entry(path).or_insert(false);
     }
     Ok(held)
@@ -347,13 +366,13 @@ impl People {
     }
 }
 
-fn holder(root: &(impl Root + ?Sized), pid: u32, held: &BTreeMap<PathBuf, bool>, people: &People) -> Holder {
+fn holder(root: &(impl Root + ?Sized), pid: u32, held: &BTreeMap<&Path, bool>, people: &People) -> Holder {
     let text = |name: &str| root.text(Path::new(&format!("/proc/{pid}/{name}"))).ok();
     let belongs = text("cgroup").map_or_else(Belongs::default, |cgroup| sessions::belongs(&cgroup));
     let uid = text("status").and_then(|status| uid_in(&status));
     let by_scope = || people.sessions.iter().find(|session| Some(&session.id) == belongs.session.as_ref());
     let by_user = || sessions::display_of(&people.sessions, belongs.uid?);
-    let path = |path: &PathBuf| path.display().to_string();
+    let path = |path: &&Path| path.display().to_string();
     Holder {
         pid,
         process: text("comm").unwrap_or_else(|| "?".into()),
@@ -475,6 +494,10 @@ mod tests {
         tree.file("/sys/class/drm/card0/dev", "226:0\n");
         tree.file("/etc/passwd", "root:x:0:0::/:/bin/sh\nring:x:1000:1000::/:/bin/sh\n");
         tree
+    }
+
+    fn scan(tree: &Tree, nodes: &BTreeSet<PathBuf>) -> Scan {
+        Processes::read(tree).holding(tree, nodes)
     }
 
     fn process(tree: &mut Tree, pid: u32, name: &str, uid: u32, cgroup: &str, open: &[&str]) {

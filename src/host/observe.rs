@@ -99,22 +99,17 @@ fn users(look: &Look) -> Host {
 
 fn look_at(look: Look) -> Host {
     let kernel = kernel::kernel(&look);
-    let (devices, rest) = look.with(|look| rest(look, &kernel), || functions_and_holders(&look, &kernel));
-    let Host { iommu, functions, drivers_told, groups, gpus, claims, modules, .. } = devices;
-    let mut host = Host { iommu, kernel, functions, drivers_told, groups, gpus, claims, modules, ..rest };
+    let rest = |look: &Look| (rest(look, &kernel), around::Holding::read(look));
+    let (devices, (rest, holding)) = look.with(rest, || functions_and_groups(&look, &kernel));
+    let Host { iommu, functions, drivers_told, groups, .. } = devices;
+    let mut host = Host { iommu, kernel, functions, drivers_told, groups, ..rest };
+    host.gpus = gpu::gpus(&host);
+    host.claims = display::claims(&look, &displays(&host));
     display::settle(&mut host);
     around::of_functions(&look, &mut host);
+    around::hold(&look, &holding, &mut host);
     host.unseen = look.unseen();
     conclude(&mut host);
-    host
-}
-
-/// Functions, their groups, and who holds those of cards.
-fn functions_and_holders(look: &Look, kernel: &Kernel) -> Host {
-    let mut host = functions_and_groups(look, kernel);
-    host.gpus = gpu::gpus(&host);
-    host.claims = display::claims(look, &displays(&host));
-    around::hold(look, &mut host);
     host
 }
 

@@ -135,12 +135,15 @@ fn fill(look: &Look, folder: &Folder, function: &mut Function, apart: bool) {
     let awake = is_awake(power_state.as_deref(), runtime.as_deref());
     function.power = power_state.filter(|state| state != "unknown" && state != "error");
     if awake || look.wake {
+        let mut conventional = false;
         if let Some((head, config)) = config(look, folder) {
             let own = Header::parse(&head).filter(|head| Some(head.id) == function.id());
             function.revision = own.map(|head| head.revision);
+            conventional = config.capabilities.is_some() && config.express.is_none();
             function.set_config(config);
         }
-        if function.link.is_none() && !look.brief {
+        // The kernel, too, knows of a link by the capability (drivers/pci/pci-sysfs.c, `pcie_dev_attrs_are_visible`).
+        if function.link.is_none() && !conventional && !look.brief {
             function.link = link(folder);
         }
     }
