@@ -135,8 +135,7 @@ fn row(machine: &dyn Machine, card: &Card, state: Option<&State>) -> Row {
 
 /// The process that has the card's VFIO files open.
 fn inside(machine: &dyn Machine, card: &Card) -> Option<Holder> {
-    let all = card.functions.iter().flat_map(|address| nodes(machine, *address)).collect();
-    holders(machine, &all).into_iter().next()
+    holders(machine, &nodes(machine, &card.functions)).into_iter().next()
 }
 
 fn text(machine: &dyn Machine, row: &Row) -> String {

@@ -218,7 +218,7 @@ pub fn hanging(machine: &dyn Machine, address: Address, write: &record::InFlight
         format!("writing `{}` to {} has hung for {since} s", write.value.trim(), write.path),
     )
     .detail("nothing more is written to this device; the card comes home by itself when the write completes");
-    let mut all = super::holders::nodes(machine, address);
+    let mut all = super::holders::nodes(machine, &[address]);
     all.extend(record::snapshot(machine, address).ok().flatten().into_iter().flat_map(|known| known.nodes));
     for holder in super::holders::holders(machine, &all) {
         error = error.detail(format!("{} holds {}", holder.shown(), holder.nodes.join(", ")));

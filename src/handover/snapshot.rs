@@ -223,7 +223,7 @@ impl Snapshot {
             modules: loaded.collect(),
             framebuffers: host.framebuffers.iter().filter(own).cloned().collect(),
             firmware: host.firmware_framebuffers.iter().filter(drawn).cloned().collect(),
-            nodes: card.functions.iter().flat_map(|address| holders::nodes(root, *address)).collect(),
+            nodes: holders::nodes(root, &card.functions).into_iter().collect(),
             consoles: host.consoles.clone(),
             functions,
             units: Vec::new(),

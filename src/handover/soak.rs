@@ -663,7 +663,7 @@ fn a_card_goes_and_comes_home() {
     assert!(host.consoles[1].bound, "{:?}", host.consoles);
     let found = Card::find(&host, "0000:01:00.1".parse().unwrap()).unwrap();
     assert_eq!(found.functions.len(), 2);
-    let nodes: Vec<_> = holders::nodes(&sim, found.functions[1]).into_iter().collect();
+    let nodes: Vec<_> = holders::nodes(&sim, &found.functions[1..2]).into_iter().collect();
     assert!(nodes.contains(&"/dev/snd/controlC0".into()), "{nodes:?}");
     let before = portrait(&sim);
     let request = |op: &str, way| Request::new(op.into(), way, found.address, LIMIT);

@@ -38,7 +38,7 @@ pub fn watch(machine: &dyn Machine, address: Address, op: &str) -> Result<()> {
     let Some(state) = on_trial() else { return Ok(()) };
     let now = millis(machine.now());
     let left = Duration::from_millis(state.home_at_ms.unwrap_or(now).saturating_sub(now));
-    let vfio = state.card.functions.iter().flat_map(|address| nodes(machine, *address)).collect();
+    let vfio = nodes(machine, &state.card.functions);
     let over = wait_until(machine, left, || on_trial().is_none() || !holders(machine, &vfio).is_empty());
     if over {
         return keep(machine, address).map(drop);

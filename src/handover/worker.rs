@@ -6,8 +6,7 @@
 //! it, and when it completes the card is brought home.
 
 use super::{
-    guard,
-    holders::{holders, nodes},
+    guard, holders,
     preflight::{self, Held},
     record::{self, Event, Phase, Recorder, State, millis},
     request::{Request, Way, Wishes},
@@ -154,10 +153,11 @@ fn carry(recorder: &Recorder, request: &Request) -> Result<Outcome> {
 
 /// Who holds which function of a card now.
 pub fn held(root: &(impl Root + ?Sized), card: &Card) -> Vec<Held> {
+    let mut all = holders::of_each(root, &card.functions);
     let held = card.functions.iter().map(|address| Held {
         address: *address,
         driver: driver_of(root, *address),
-        holders: holders(root, &nodes(root, *address)),
+        holders: all.remove(address).unwrap_or_default(),
     });
     held.collect()
 }
@@ -264,7 +264,8 @@ impl Worker<'_, '_> {
         let Some(mut snapshot) = record::snapshot(machine, address)? else { return self.give() };
         snapshot.wishes = self.request.wishes.clone().or(&snapshot.wishes);
         let card = &snapshot.card.clone();
-        let now = snapshot.card_now(&self.look());
+        let host = self.look();
+        let now = snapshot.card_now(&host);
         if let Some(refusal) = preflight::refuse_home(&now, &held(machine, &now)) {
             return Err(refusal);
         }
@@ -272,7 +273,7 @@ impl Worker<'_, '_> {
         let reached = now.functions.iter().any(|own| driver_of(machine, *own).as_deref() == Some(VFIO));
         let dark = reached && snapshot.is_drawn_by_firmware();
         self.set(card, Phase::Homing)?;
-        let (mut left, mut failures) = self.way_home(&snapshot)?;
+        let (mut left, mut failures) = self.way_home(&host, &snapshot)?;
         // From here on the kernel may find the card anew, and where efifb would draw then is nobody's screen.
         snapshot.firmware.clear();
         for how in [Rescue::Reset, Rescue::Rescan] {
@@ -286,13 +287,14 @@ impl Worker<'_, '_> {
             }
             self.recorder.say(Event::Note { text: format!("not home yet: {}", left.join("; ")) })?;
             failures.extend(self.run_all(&plan)?);
-            let (now_left, more) = self.way_home(&snapshot)?;
+            let (now_left, more) = self.way_home(&self.look(), &snapshot)?;
             left = now_left;
             failures.extend(more);
         }
         // Last, after the resets above, which go by the owner's way.
-        let reset = live::reset_as_before(&self.look(), &snapshot);
-        failures.extend(self.run_all(&reset)?);
+        if snapshot.functions.iter().any(|before| before.reset_method.is_some()) {
+            failures.extend(self.run_all(&live::reset_as_before(&self.look(), &snapshot))?);
+        }
         if left.is_empty() {
             record::forget(machine, address)?;
             return Ok(if dark { Outcome::HomeDark } else { Outcome::Home });
@@ -304,10 +306,10 @@ impl Worker<'_, '_> {
         Err(error.hint(format!("gpuferry reattach {address}   tries again from where it is")))
     }
 
-    /// Everything that is not as it was, once the way home was gone; and what failed on it.
-    fn way_home(&self, snapshot: &Snapshot) -> Result<(Vec<String>, Vec<Error>)> {
+    /// Everything that is not as it was, once the way home from here was gone; and what failed on it.
+    fn way_home(&self, host: &Host, snapshot: &Snapshot) -> Result<(Vec<String>, Vec<Error>)> {
         let machine = self.machine();
-        let failures = match live::live(&self.look(), Goal::Home(snapshot)) {
+        let failures = match live::live(host, Goal::Home(snapshot)) {
             Ok(plan) => self.run_all(&plan)?,
             Err(error) => vec![error],
         };

@@ -182,8 +182,8 @@ fn parent(stat: &str) -> Option<u32> {
 
 /// Who has the VFIO files of cards open: the group's, or the device's own (Linux 6.6 and later, /dev/vfio/devices).
 pub fn inside(root: &(impl Root + ?Sized), cards: &[Card]) -> Vec<Holder> {
-    let all = cards.iter().flat_map(|card| &card.functions).flat_map(|address| nodes(root, *address));
-    let vfio = all.filter(|node| node.starts_with("/dev/vfio")).collect();
+    let functions: Vec<_> = cards.iter().flat_map(|card| &card.functions).copied().collect();
+    let vfio = nodes(root, &functions).into_iter().filter(|node| node.starts_with("/dev/vfio")).collect();
     holders(root, &vfio)
 }
 

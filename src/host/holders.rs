@@ -127,15 +127,10 @@ impl Scan {
 /// controller some ten.
 const DEPTH: usize = 12;
 
-/// The device nodes of a function: paths below /dev. Nodes of input devices do not count: nothing waits for those
-/// who read a jack or a button.
-pub fn nodes(root: &(impl Root + ?Sized), address: Address) -> BTreeSet<PathBuf> {
-    nodes_of(root, &[address]).remove(&address).unwrap_or_default()
-}
-
-/// As [`nodes`], for several functions at once.
-pub fn nodes_of(root: &(impl Root + ?Sized), functions: &[Address]) -> BTreeMap<Address, BTreeSet<PathBuf>> {
-    if functions.is_empty() { BTreeMap::new() } else { Devices::read(root).nodes_of(root, functions) }
+/// The device nodes of functions: paths below /dev. Nodes of input devices do not count: nothing waits for those who
+/// read a jack or a button.
+pub fn nodes(root: &(impl Root + ?Sized), functions: &[Address]) -> BTreeSet<PathBuf> {
+    Devices::read(root).nodes_of(root, functions).into_values().flatten().collect()
 }
 
 /// Every character and block device: its folder below /sys/dev, and where in /sys/devices it is. `None` in a tree
@@ -273,6 +268,13 @@ fn sleeps(root: &(impl Root + ?Sized), address: Address) -> bool {
 /// in it.
 pub fn holders(root: &(impl Root + ?Sized), nodes: &BTreeSet<PathBuf>) -> Vec<Holder> {
     if nodes.is_empty() { Vec::new() } else { Processes::read(root).holding(root, nodes).holders }
+}
+
+/// Who holds each of these functions, in one look at all processes.
+pub fn of_each(root: &(impl Root + ?Sized), functions: &[Address]) -> BTreeMap<Address, Vec<Holder>> {
+    let nodes = Devices::read(root).nodes_of(root, functions);
+    let processes = Processes::read(root);
+    nodes.into_iter().map(|(address, nodes)| (address, processes.holding(root, &nodes).holders)).collect()
 }
 
 /// Every process that has device nodes open or mapped.
@@ -523,7 +525,7 @@ mod tests {
     }
 
     fn who(tree: &Tree, address: &str) -> Vec<String> {
-        let nodes = nodes(tree, at(address));
+        let nodes = nodes(tree, &[at(address)]);
         let scan = scan(tree, &nodes);
         let found = scan.of(&nodes).unwrap();
         found
@@ -536,7 +538,7 @@ mod tests {
     fn nodes_are_those_of_the_function() {
         let tree = machine();
         let shown = |address: &str| {
-            nodes(&tree, at(address)).iter().map(|path| path.display().to_string()).collect::<Vec<_>>()
+            nodes(&tree, &[at(address)]).iter().map(|path| path.display().to_string()).collect::<Vec<_>>()
         };
         assert_eq!(shown(CARD), ["/dev/dri/card0", "/dev/dri/renderD128", "/dev/i2c-5"]);
         assert_eq!(shown(AUDIO), ["/dev/snd/controlC0"], "nobody waits for who reads a jack");
@@ -603,7 +605,7 @@ mod tests {
         process(&mut tree, 1200, "gdm-session-wor", 0, &format!("{USER}/session-3.scope"), &[]);
         session(&mut tree, "3", "DEVICES=226:0\n");
         assert_eq!(who(&tree, CARD), ["session 3 of ring on seat0 (wayland, tty2): /dev/dri/card0; "]);
-        let scan = scan(&tree, &nodes(&tree, at(CARD)));
+        let scan = scan(&tree, &nodes(&tree, &[at(CARD)]));
         assert_eq!((scan.holders[0].pid, scan.holders[0].process.as_str()), (1200, "gdm-session-wor"));
         tree.file("/run/systemd/sessions/3", "");
         assert_eq!(who(&tree, CARD)[0], "a login session (systemd keeps it open for it): /dev/dri/card0; ");
@@ -649,7 +651,7 @@ mod tests {
                 "game (pid 960, ring): /dev/dri/renderD128; ",
             ]
         );
-        let scan = scan(&tree, &nodes(&tree, at(CARD)));
+        let scan = scan(&tree, &nodes(&tree, &[at(CARD)]));
         assert_eq!(scan.holders[2].mapped, ["/dev/dri/renderD128"]);
     }
 
@@ -658,7 +660,7 @@ mod tests {
         let mut tree = machine();
         process(&mut tree, 1, "systemd", 0, "/init.scope", &[]);
         process(&mut tree, 30, "bash", 1000, "/", &["/dev/snd/controlC0"]);
-        let (card, audio) = (nodes(&tree, at(CARD)), nodes(&tree, at(AUDIO)));
+        let (card, audio) = (nodes(&tree, &[at(CARD)]), nodes(&tree, &[at(AUDIO)]));
         assert_eq!(scan(&tree, &card).of(&card), Some(Vec::new()));
         tree.forbid("/proc/1/fd");
         assert_eq!(scan(&tree, &card).of(&card), None);
@@ -681,7 +683,7 @@ mod tests {
         let disk = format!("{usb}/3-2/3-2:1.0/host8/target8:0:0/8:0:0:0/block/sdb");
         tree.link("/sys/dev/block/8:16", &disk);
         tree.file("/sys/dev/block/8:16/uevent", "DEVNAME=sdb\n");
-        let found: Vec<PathBuf> = nodes(&tree, at("0000:01:00.2")).into_iter().collect();
+        let found: Vec<PathBuf> = nodes(&tree, &[at("0000:01:00.2")]).into_iter().collect();
         assert_eq!(found, ["/dev/bus/usb/003/001", "/dev/hidraw0", "/dev/sdb"].map(PathBuf::from));
     }
 
@@ -692,8 +694,9 @@ mod tests {
             &format!("/proc/driver/nvidia/gpus/{CARD}/information"),
             "Model: \t x\nDevice Minor: \t 0\n",
         );
-        let of = |tree: &Tree| nodes(tree, at(CARD)).iter().filter(|path| path.starts_with("/dev")).count();
-        assert!(nodes(&tree, at(CARD)).contains(Path::new("/dev/nvidia0")));
+        let of =
+            |tree: &Tree| nodes(tree, &[at(CARD)]).iter().filter(|path| path.starts_with("/dev")).count();
+        assert!(nodes(&tree, &[at(CARD)]).contains(Path::new("/dev/nvidia0")));
         assert_eq!(of(&tree), 3 + 5);
         tree.file(&format!("/sys/bus/pci/devices/{CARD}/power/runtime_status"), "suspended\n");
         tree.forbid(&format!("/proc/driver/nvidia/gpus/{CARD}/information"));
@@ -716,7 +719,7 @@ mod tests {
             "DEVNAME=input/event5\n",
         );
         tree.link(&format!("/sys/bus/pci/devices/{AUDIO}/iommu_group"), "../../../../kernel/iommu_groups/12");
-        let found: Vec<PathBuf> = nodes(&tree, at(AUDIO)).into_iter().collect();
+        let found: Vec<PathBuf> = nodes(&tree, &[at(AUDIO)]).into_iter().collect();
         assert_eq!(found, [Path::new("/dev/snd/controlC0"), Path::new("/dev/vfio/12")]);
     }
 }

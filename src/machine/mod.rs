@@ -408,21 +408,25 @@ pub trait FolderWatch {
     fn listed(&mut self, at_most: Duration) -> bool;
 }
 
+/// The shortest and the longest pause between two looks at what is waited for.
+const SHORTEST: Duration = Duration::from_millis(2);
+const LONGEST: Duration = Duration::from_millis(250);
+
 /// Waits until `done` holds: looks, then waits for the next device event or a growing pause, and looks again.
 ///
 /// Returns whether it came true before the deadline. The only way to wait for a state in this program.
 pub fn wait_until(machine: &dyn Machine, deadline: Duration, mut done: impl FnMut() -> bool) -> bool {
-    let end = machine.uptime().saturating_add(deadline);
-    let mut pause = Duration::from_millis(2);
+    let begun = machine.uptime();
     loop {
         if done() {
             return true;
         }
-        let left = end.saturating_sub(machine.uptime());
+        let waited = machine.uptime().saturating_sub(begun);
+        let left = deadline.saturating_sub(waited);
         if left.is_zero() {
             return false;
         }
-        machine.pause(pause.min(left));
-        pause = (pause * 2).min(Duration::from_millis(250));
+        // What was waited for is seen late by an eighth at most.
+        machine.pause((waited / 8).clamp(SHORTEST, LONGEST).min(left));
     }
 }

@@ -319,7 +319,7 @@ impl LiveStep {
 }
 
 fn await_free(machine: &dyn Machine, functions: &[Address]) -> Result<()> {
-    let nodes = functions.iter().flat_map(|address| holders::nodes(machine, *address)).collect();
+    let nodes = holders::nodes(machine, functions);
     let mut left = Vec::new();
     let free = wait_until(machine, LETS_GO, || {
         left = holders::holders(machine, &nodes);
