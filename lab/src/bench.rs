@@ -1,33 +1,60 @@
-//! `lab bench`: what gpuferry costs, beside what does the same job, in one run inside one emulated host.
+//! `lab bench`: what gpuferry costs, beside what does the same job, each thing in turn in one run: on this machine, and
+//! inside one emulated host.
 //!
-//! Prints the table of docs/performance.md. Times under emulation are long and noisy; the ratios of neighbours in
+//! Prints the tables of docs/performance.md. Times under emulation are long and noisy; the ratios of neighbours in
 //! one round are what counts.
 
 use anyhow::{Context, Result, bail, ensure};
 use lab::{End, Machine, small_host};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::time::Duration;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
-/// Rounds; each does everything once.
+/// Rounds in the emulated host; each does everything once.
 const ROUNDS: usize = 11;
+
+/// Rounds on this machine.
+const ROUNDS_HERE: usize = 200;
+
+/// What is run on this machine.
+const HERE: [&str; 6] = [
+    "gpuferry inspect devices --json",
+    "gpuferry inspect --json",
+    "gpuferry hook qemu nobody prepare begin -",
+    "lspci -nnk",
+    "lspci -Dnn",
+    "true",
+];
+
+/// What of [`HERE`] is compared with what.
+const PAIRS_HERE: [(usize, usize); 4] = [(0, 3), (1, 3), (1, 4), (2, 5)];
 
 /// What is compared: its name in the script's output, what gpuferry does, what it is compared with.
 const PAIRS: [(&str, &str, &str); 6] = [
-    ("devices-nnk", "gpuferry inspect devices --json", "lspci -nnk"),
+    ("devices-nnk", "gpuferry inspect devices --json", "`lspci -nnk`"),
     (
         "inspect-loop",
         "gpuferry inspect --json",
         "the loop over the groups that people copy: `lspci -nns` once a device",
     ),
-    ("inspect-nnk", "gpuferry inspect --json", "lspci -nnk"),
-    ("inspect-Dnn", "gpuferry inspect --json", "lspci -Dnn"),
+    ("inspect-nnk", "gpuferry inspect --json", "`lspci -nnk`"),
+    ("inspect-Dnn", "gpuferry inspect --json", "`lspci -Dnn`"),
     ("detach", "gpuferry detach", "the bare sysfs writes: override, unbind, probe"),
     ("reattach", "gpuferry reattach", "the bare sysfs writes: clear, unbind, probe"),
 ];
 
 /// Measures and prints.
 pub(crate) fn run() -> Result<()> {
+    let functions = std::fs::read_dir("/sys/bus/pci/devices").map_or(0, Iterator::count);
+    let rounds = here(&lab::binaries::binaries()?.gpuferry)?;
+    let mut out = io::stdout();
+    writeln!(out, "this machine, {functions} PCI functions, {ROUNDS_HERE} rounds, medians\n\n{HEAD}")?;
+    for (a, b) in PAIRS_HERE {
+        row(&mut out, HERE[a], &format!("`{}`", HERE[b]), rounds.iter().map(|round| (round[a], round[b])))?;
+    }
+    writeln!(out)?;
     let host = small_host(Machine::desktop().cpus(2))
         .program("/bench.sh", include_str!("../assets/bench.sh"))
         .try_boot()?;
@@ -35,25 +62,52 @@ pub(crate) fn run() -> Result<()> {
     let output = host.try_run(&format!("sh /bench.sh {ROUNDS}"), b"", Duration::from_secs(1800))?;
     ensure!(output.end == End::Exit(0), "the script failed: {}{}", output.stdout(), output.stderr());
     let samples = samples(output.stdout())?;
-    let mut out = io::stdout();
     writeln!(
         out,
-        "{} PCI functions, accelerator {:?}, {ROUNDS} rounds, medians\n",
+        "emulated host, {} PCI functions, accelerator {:?}, {ROUNDS} rounds, medians\n\n{HEAD}",
         functions.text(),
         host.accelerator()
     )?;
-    writeln!(
-        out,
-        "| gpuferry | ms | compared with | ms | ratio (median of rounds) |\n|---|---|---|---|---|"
-    )?;
     for (name, ours, theirs) in PAIRS {
         let rounds = samples.get(name).with_context(|| format!("nothing was measured for {name}"))?;
-        let a = median(rounds.iter().map(|(a, _)| a / 1000.0));
-        let b = median(rounds.iter().map(|(_, b)| b / 1000.0));
-        let ratio = median(rounds.iter().map(|(a, b)| a / b));
-        writeln!(out, "| `{ours}` | {a:.1} | {theirs} | {b:.1} | {ratio:.3} |")?;
+        row(&mut out, ours, theirs, rounds.iter().copied())?;
     }
     Ok(())
+}
+
+const HEAD: &str = "| gpuferry | ms | compared with | ms | ratio (median of rounds) |\n|---|---|---|---|---|";
+
+/// Pairs of microseconds as a row.
+fn row(
+    out: &mut impl Write,
+    ours: &str,
+    theirs: &str,
+    rounds: impl Iterator<Item = (f64, f64)> + Clone,
+) -> io::Result<()> {
+    let a = median(rounds.clone().map(|(a, _)| a / 1000.0));
+    let b = median(rounds.clone().map(|(_, b)| b / 1000.0));
+    let ratio = median(rounds.map(|(a, b)| a / b));
+    writeln!(out, "| `{ours}` | {a:.1} | {theirs} | {b:.1} | {ratio:.3} |")
+}
+
+/// Microseconds of each of [`HERE`], in rounds.
+fn here(gpuferry: &Path) -> Result<Vec<[f64; HERE.len()]>> {
+    let mut rounds = Vec::new();
+    for _ in 0..ROUNDS_HERE {
+        let mut round = [0.0; HERE.len()];
+        for (words, took) in HERE.iter().zip(&mut round) {
+            let mut words = words.split(' ');
+            let program = words.next().unwrap_or_default();
+            let mut command = Command::new(if program == "gpuferry" { gpuferry } else { Path::new(program) });
+            command.args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            let begun = Instant::now();
+            let status = command.status().with_context(|| format!("cannot start {program}"))?;
+            *took = begun.elapsed().as_secs_f64() * 1e6;
+            ensure!(status.success(), "{program} ended with {status}");
+        }
+        rounds.push(round);
+    }
+    Ok(rounds)
 }
 
 /// Pairs of microseconds by name.

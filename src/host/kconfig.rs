@@ -93,13 +93,17 @@ fn parse(text: &str) -> KernelOptions {
     for line in text.lines() {
         let named = line.strip_prefix("# CONFIG_").and_then(|rest| rest.strip_suffix(" is not set"));
         let set = line.strip_prefix("CONFIG_").and_then(|rest| rest.split_once('='));
-        lines += usize::from(named.is_some() || set.is_some());
-        match (named, set) {
-            (Some(name), _) => found.insert(name, Setting::No),
-            (None, Some((name, "y"))) => found.insert(name, Setting::BuiltIn),
-            (None, Some((name, "m"))) => found.insert(name, Setting::Module),
-            _ => None,
+        let (name, setting) = match (named, set) {
+            (Some(name), _) => (name, Some(Setting::No)),
+            (None, Some((name, "y"))) => (name, Some(Setting::BuiltIn)),
+            (None, Some((name, "m"))) => (name, Some(Setting::Module)),
+            (None, Some((name, _))) => (name, None),
+            (None, None) => continue,
         };
+        lines += 1;
+        if let Some(setting) = setting.filter(|_| OPTIONS.iter().any(|(wanted, _)| *wanted == name)) {
+            found.insert(name, setting);
+        }
     }
     let of = |name: &str| found.get(name).copied().or((lines >= WHOLE).then_some(Setting::No));
     OPTIONS.iter().filter_map(|(name, _)| Some(((*name).to_owned(), of(name)?))).collect()

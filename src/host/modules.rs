@@ -5,13 +5,17 @@
 use super::{Function, look::Look};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What the kernel's list says of these functions.
-pub(super) fn known(look: &Look, functions: &[Function], release: Option<&str>) -> Aliases {
-    let mut aliases = Aliases::new(functions);
+/// Where the kernel's list is.
+pub(super) fn list(look: &Look, release: Option<&str>) -> Option<String> {
     // A release is a name, never a way out of the folder.
-    if let Some(release) = release.filter(|release| !release.contains('/') && !release.starts_with('.')) {
-        look.lines(&format!("/lib/modules/{release}/modules.alias"), |line| aliases.line(line));
-    }
+    let release = release.filter(|release| !release.contains('/') && !release.starts_with('.'))?;
+    Some(format!("/lib/modules/{release}/modules.alias")).filter(|list| look.exists(list))
+}
+
+/// What it says of these functions.
+pub(super) fn known(look: &Look, functions: &[Function], list: &str) -> Aliases {
+    let mut aliases = Aliases::new(functions);
+    look.lines(list, |line| aliases.line(line));
     aliases
 }
 

@@ -92,6 +92,9 @@ const LIMIT: usize = 256 << 20;
 /// What is read at once, in bytes. Of a longer line this much is seen.
 const WINDOW: usize = 2048;
 
+/// What is read at once, in bytes, where much is looked through.
+const WIDEST: usize = 16 << 10;
+
 /// A list that is read here and there.
 struct List<'r> {
     read: &'r Read<'r>,
@@ -163,9 +166,11 @@ impl List<'_> {
     /// The first line that is wanted, of those that begin in a range, but not at its start (at 0: or there).
     fn next(&self, range: Range<u64>, wanted: impl Fn(&[u8]) -> bool) -> Option<(u64, Vec<u8>)> {
         let (mut at, mut within) = (range.start, range.start > 0);
+        let mut window = WINDOW;
         while at < range.end {
-            self.left.set(self.left.get().checked_sub(WINDOW)?);
-            let bytes = (self.read)(at, WINDOW).filter(|bytes| !bytes.is_empty())?;
+            self.left.set(self.left.get().checked_sub(window)?);
+            let bytes = (self.read)(at, window).filter(|bytes| !bytes.is_empty())?;
+            window = (window * 2).min(WIDEST);
             let mut seen = 0;
             while let Some(rest) = bytes.get(seen..).filter(|rest| !rest.is_empty()) {
                 let end = memchr::memchr(b'\n', rest);

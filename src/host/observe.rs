@@ -65,11 +65,15 @@ fn devices<'r>(look: &Look<'r>, release: Option<&str>, host: &mut Host) -> pci::
     // Saved trees often leave the drivers out.
     host.drivers_told = host.functions.iter().any(|function| function.driver.is_some())
         || look.exists("/sys/bus/pci/drivers");
-    let modules = |look: &Look| (!look.brief).then(|| modules::known(look, &host.functions, release));
-    let (names, modules) = look.with(modules, || names::known(look, &host.functions));
-    names.fill(&mut host.functions);
-    if let Some(modules) = modules {
-        modules.fill(&mut host.functions);
+    let functions = &host.functions;
+    match if look.brief { None } else { modules::list(look, release) } {
+        Some(list) => {
+            let modules = |look: &Look| modules::known(look, functions, &list);
+            let (names, modules) = look.with(modules, || names::known(look, functions));
+            names.fill(&mut host.functions);
+            modules.fill(&mut host.functions);
+        }
+        None => names::known(look, functions).fill(&mut host.functions),
     }
     overrides
 }

@@ -19,7 +19,7 @@ const DEVICES: &str = "/sys/bus/pci/devices";
 const HEAD: usize = 32;
 
 /// Functions that are worth a thread.
-const FEW: usize = 3;
+const FEW: usize = 8;
 
 /// Every function, by address; where asking for their overrides may hang, that is done in the meantime.
 pub(super) fn functions<'r>(look: &Look<'r>) -> (Vec<Function>, Overrides<'r>) {
