@@ -37,19 +37,24 @@ copied_loop() {
     done
 }
 
+i=0
+while [ $i -lt $rounds ]; do
+    i=$((i + 1))
+    timed gpuferry inspect devices --json; a=$took
+    timed lspci -nnk; b=$took
+    echo "devices-nnk $a $b"
+    timed gpuferry inspect --json; a=$took
+    echo "inspect-nnk $a $b"
+    timed lspci -Dnn; b=$took
+    echo "inspect-Dnn $a $b"
+    timed copied_loop; b=$took
+    echo "inspect-loop $a $b"
+done
+# Apart from the looks: for some time after a driver took a card, the kernel draws.
 modprobe vfio-pci
 i=0
 while [ $i -lt $rounds ]; do
     i=$((i + 1))
-    timed gpuferry inspect --json; a=$took
-    timed lspci -nnk; b=$took
-    timed lspci -Dnn; c=$took
-    echo "inspect-nnk $a $b"
-    echo "inspect-Dnn $a $c"
-    timed copied_loop; c=$took
-    echo "inspect-loop $a $c"
-    timed gpuferry inspect devices --json; a=$took
-    echo "devices-nnk $a $b"
     timed gpuferry detach --yes 0000:02:00.0; a=$took
     timed gpuferry reattach 0000:02:00.0; b=$took
     timed bare_out; c=$took

@@ -2,7 +2,7 @@
 //! has for guests.
 
 use super::{
-    Host, Kernel, chassis, display, holders, kconfig, libvirt, loaded, look::Look, managers, memory,
+    Host, Kernel, board, chassis, display, holders, kconfig, libvirt, loaded, look::Look, managers, memory,
     security, sessions,
 };
 use std::collections::BTreeSet;
@@ -12,6 +12,7 @@ pub(super) fn fill(look: &Look, kernel: &Kernel, host: &mut Host) {
     host.drm_cards = display::cards(look);
     host.firmware_framebuffers = display::firmware(look);
     host.chassis = chassis::chassis(look);
+    host.board = board::board(look);
     host.kernel_options = kconfig::options(look, kernel.release.as_deref());
     host.security = security::security(look, kernel.cmdline.as_deref());
     host.memory = memory::memory(look);

@@ -6,6 +6,7 @@
 
 pub mod acpi;
 mod around;
+pub mod board;
 mod boot;
 pub mod chassis;
 pub mod config;
@@ -39,6 +40,7 @@ mod storage;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub use board::Board;
 pub use chassis::{Chassis, ChassisKind, Mux};
 pub use config::Config;
 pub use display::{Claim, Connector, DrmCard, FirmwareFramebuffer, draws_for_firmware, loses_console};
@@ -126,6 +128,9 @@ pub struct Host {
     /// What kind of machine it is.
     #[serde(default)]
     pub chassis: Chassis,
+    /// The board and its firmware. `None`: not told.
+    #[serde(default)]
+    pub board: Option<Board>,
     /// Whether a laptop's second card can drive its panel. `None`: no such machine, or not known.
     #[serde(default)]
     pub mux: Option<Mux>,
@@ -688,6 +693,7 @@ impl Host {
             claims: None,
             sessions: None,
             chassis: Chassis::default(),
+            board: None,
             mux: None,
             kernel_options: None,
             security: Security::default(),

@@ -19,6 +19,7 @@ mod protect;
 mod remapping;
 mod reserved;
 mod root_disk;
+pub mod setup;
 pub mod shared;
 mod verdict;
 mod virtualization;

@@ -7,6 +7,7 @@ use crate::{
         screen,
     },
     host::{Host, Lockdown, Setting},
+    judge::setup,
 };
 use std::fmt::Write;
 
@@ -44,7 +45,26 @@ fn rows(host: &Host) -> Vec<(&'static str, String)> {
         rows.push(("Kernels", format!("{}, {image}", kernel.release)));
     }
     rows.extend(surroundings(host));
+    rows.extend(setup(host));
     rows.extend(host.kernel.cmdline.clone().map(|cmdline| ("Command line", cmdline)));
+    rows
+}
+
+/// Board and firmware by name, and what to look for in the firmware's setup.
+fn setup(host: &Host) -> Vec<(&'static str, String)> {
+    let mut rows = Vec::new();
+    if let Some(board) = &host.board {
+        let of = |part: &Option<String>| part.clone().unwrap_or_default();
+        let shown = [of(&board.vendor), of(&board.name), of(&board.firmware), of(&board.date)];
+        let shown: Vec<&str> = shown.iter().map(String::as_str).filter(|part| !part.is_empty()).collect();
+        rows.push(("Board", shown.join(", ")));
+    }
+    for setting in setup::checklist(host) {
+        let now = setting.now.unwrap_or_else(|| "not seen".to_owned());
+        let wanted = setting.wanted.map_or_else(String::new, |wanted| format!("; wanted: {wanted}"));
+        let place = setting.place.map_or_else(String::new, |place| format!(" ({place})"));
+        rows.push(("Firmware setup", format!("{}: {now}{wanted}{place}", setting.name)));
+    }
     rows
 }
 
