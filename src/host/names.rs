@@ -49,8 +49,8 @@ pub fn find(text: &[u8], wanted: &BTreeSet<DeviceId>) -> Found {
 type Read<'r> = dyn Fn(u64, usize) -> Option<Vec<u8>> + 'r;
 
 /// Vendors are `10de  Name`, their devices follow as `<tab>2204  Name`, subsystems have two tabs, and a list of classes
-/// is at the end (`C 00  …`). Each level is in order, so that a tenth of the 1.4 MB is read; what is in the wrong place
-/// is not found.
+/// is at the end (`C 00  …`). Each level is in order, so that less than half of the 1.4 MB is read; what is in the
+/// wrong place is not found.
 fn search(read: &Read, wanted: &BTreeSet<DeviceId>) -> Found {
     let mut found = Found::default();
     let list = List { read, known: RefCell::default(), left: Cell::new(LIMIT) };
@@ -129,8 +129,8 @@ impl List<'_> {
         (vendor.id == id).then_some(vendor)
     }
 
-    /// The first vendor whose line begins behind an offset (at 0: or there). Nothing is looked through twice: some have a tenth of the
-    /// list.
+    /// The first vendor whose line begins behind an offset (at 0: or there). Nothing is looked through twice: some have a
+    /// tenth of the list.
     fn vendor_after(&self, offset: u64) -> Option<Vendor> {
         let before =
             |known: &BTreeMap<u64, Option<Vendor>>| Some(known.range(..=offset).next_back()?.1.clone());
