@@ -18,18 +18,13 @@ const ROUNDS: usize = 11;
 /// Rounds on this machine.
 const ROUNDS_HERE: usize = 200;
 
-/// What is run on this machine.
-const HERE: [&str; 6] = [
-    "gpuferry inspect devices --json",
-    "gpuferry inspect --json",
-    "gpuferry hook qemu nobody prepare begin -",
-    "lspci -nnk",
-    "lspci -Dnn",
-    "true",
+/// What is run on this machine, and what it is compared with.
+const PAIRS_HERE: [(&str, &str); 4] = [
+    ("gpuferry inspect devices --json", "lspci -nnk"),
+    ("gpuferry inspect --json", "lspci -nnk"),
+    ("gpuferry inspect --json", "lspci -Dnn"),
+    ("gpuferry hook qemu nobody prepare begin -", "true"),
 ];
-
-/// What of [`HERE`] is compared with what.
-const PAIRS_HERE: [(usize, usize); 4] = [(0, 3), (1, 3), (1, 4), (2, 5)];
 
 /// What is compared: its name in the script's output, what gpuferry does, what it is compared with.
 const PAIRS: [(&str, &str, &str); 6] = [
@@ -48,11 +43,11 @@ const PAIRS: [(&str, &str, &str); 6] = [
 /// Measures and prints.
 pub(crate) fn run() -> Result<()> {
     let functions = std::fs::read_dir("/sys/bus/pci/devices").map_or(0, Iterator::count);
-    let rounds = here(&lab::binaries::binaries()?.gpuferry)?;
+    let here = here(&lab::binaries::binaries()?.gpuferry)?;
     let mut out = io::stdout();
     writeln!(out, "this machine, {functions} PCI functions, {ROUNDS_HERE} rounds, medians\n\n{HEAD}")?;
-    for (a, b) in PAIRS_HERE {
-        row(&mut out, HERE[a], &format!("`{}`", HERE[b]), rounds.iter().map(|round| (round[a], round[b])))?;
+    for ((ours, theirs), rounds) in PAIRS_HERE.iter().zip(here) {
+        row(&mut out, ours, &format!("`{theirs}`"), rounds.iter().copied())?;
     }
     writeln!(out)?;
     let host = small_host(Machine::desktop().cpus(2))
@@ -90,24 +85,28 @@ fn row(
     writeln!(out, "| `{ours}` | {a:.1} | {theirs} | {b:.1} | {ratio:.3} |")
 }
 
-/// Microseconds of each of [`HERE`], in rounds.
-fn here(gpuferry: &Path) -> Result<Vec<[f64; HERE.len()]>> {
-    let mut rounds = Vec::new();
+/// Microseconds of each of [`PAIRS_HERE`], round by round.
+fn here(gpuferry: &Path) -> Result<[Vec<(f64, f64)>; PAIRS_HERE.len()]> {
+    let mut all = [const { Vec::new() }; PAIRS_HERE.len()];
     for _ in 0..ROUNDS_HERE {
-        let mut round = [0.0; HERE.len()];
-        for (words, took) in HERE.iter().zip(&mut round) {
-            let mut words = words.split(' ');
-            let program = words.next().unwrap_or_default();
-            let mut command = Command::new(if program == "gpuferry" { gpuferry } else { Path::new(program) });
-            command.args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-            let begun = Instant::now();
-            let status = command.status().with_context(|| format!("cannot start {program}"))?;
-            *took = begun.elapsed().as_secs_f64() * 1e6;
-            ensure!(status.success(), "{program} ended with {status}");
+        for ((ours, theirs), rounds) in PAIRS_HERE.iter().zip(&mut all) {
+            rounds.push((took(gpuferry, ours)?, took(gpuferry, theirs)?));
         }
-        rounds.push(round);
     }
-    Ok(rounds)
+    Ok(all)
+}
+
+/// Microseconds that a command takes.
+fn took(gpuferry: &Path, command: &str) -> Result<f64> {
+    let mut words = command.split(' ');
+    let program = words.next().unwrap_or_default();
+    let mut command = Command::new(if program == "gpuferry" { gpuferry } else { Path::new(program) });
+    command.args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let begun = Instant::now();
+    let status = command.status().with_context(|| format!("cannot start {program}"))?;
+    let took = begun.elapsed().as_secs_f64() * 1e6;
+    ensure!(status.success(), "{program} ended with {status}");
+    Ok(took)
 }
 
 /// Pairs of microseconds by name.

@@ -310,7 +310,8 @@ impl Processes {
         for (pid, held) in &self.held {
             let own = held.iter().filter(|(path, _)| nodes.contains(*path));
             let own: BTreeMap<&Path, bool> = own.map(|(path, open)| (path.as_path(), *open)).collect();
-            if !own.is_empty() {
+            // Ended meanwhile: it holds nothing, and has no name any more.
+            if !own.is_empty() && root.exists(Path::new(&format!("/proc/{pid}"))) {
                 let people = people.get_or_insert_with(|| People::read(root));
                 found.push(holder(root, *pid, &own, people));
             }

@@ -37,43 +37,67 @@ impl<'r> Look<'r> {
     /// Looks at two things, at the same time where the door lets two look.
     pub(super) fn with<B: Send, A>(
         &self,
-        beside: impl FnOnce(&Look) -> B + Send,
+        beside: impl Fn(&Look) -> B + Sync,
         here: impl FnOnce() -> A,
     ) -> (A, B) {
         let Some((root, _)) = self.root.at_once() else {
             return (here(), beside(self));
         };
+        let beside = &beside;
         thread::scope(|scope| {
-            let other = self.beside(scope, root, beside);
+            let other = self.begin(scope, root, beside);
             let here = here();
-            (here, self.join(other))
+            (here, self.end(other, beside))
         })
     }
 
-    /// Looks at something in a thread, through a door that others look through as well.
-    pub(super) fn beside<'s, T: Send + 's>(
+    /// Looks at parts of something, at the same time where the door lets several look; what each gives, in order.
+    pub(super) fn each<P: Sync + ?Sized, T: Send>(
+        &self,
+        parts: &[&P],
+        what: impl Fn(&Look, &P) -> T + Sync,
+    ) -> Vec<T> {
+        let (Some((root, _)), Some((first, others))) = (self.root.at_once(), parts.split_first()) else {
+            return parts.iter().map(|part| what(self, part)).collect();
+        };
+        let what = &what;
+        thread::scope(|scope| {
+            let begun: Vec<_> =
+                others.iter().map(|part| self.begin(scope, root, move |look| what(look, part))).collect();
+            let first = what(self, first);
+            let ended =
+                begun.into_iter().zip(others).map(|(begun, part)| self.end(begun, |look| what(look, part)));
+            std::iter::once(first).chain(ended).collect()
+        })
+    }
+
+    /// Begins to look at something in a thread, through a door that others look through as well. `None`: there can be
+    /// no more threads.
+    fn begin<'s, T: Send + 's>(
         &self,
         scope: &'s thread::Scope<'s, '_>,
         root: &'s (dyn Root + Sync),
         what: impl FnOnce(&Look) -> T + Send + 's,
-    ) -> Beside<'s, T> {
+    ) -> Option<Begun<'s, T>> {
         let (wake, brief) = (self.wake, self.brief);
-        scope.spawn(move || {
+        let look = move || {
             let look = Look { wake, brief, ..Look::new(root) };
             (what(&look), look.unseen())
-        })
+        };
+        thread::Builder::new().spawn_scoped(scope, look).ok()
     }
 
-    /// What was seen in a thread.
-    pub(super) fn join<T>(&self, thread: Beside<'_, T>) -> T {
-        match thread.join() {
-            Ok((seen, unseen)) => {
+    /// What was seen in a thread; without one, what is seen here.
+    fn end<T>(&self, begun: Option<Begun<'_, T>>, what: impl FnOnce(&Look) -> T) -> T {
+        match begun.map(thread::ScopedJoinHandle::join) {
+            None => what(self),
+            Some(Ok((seen, unseen))) => {
                 for sentence in unseen {
                     self.note(sentence);
                 }
                 seen
             }
-            Err(panic) => std::panic::resume_unwind(panic),
+            Some(Err(panic)) => std::panic::resume_unwind(panic),
         }
     }
 
@@ -179,7 +203,7 @@ impl<'r> Look<'r> {
 }
 
 /// A thread that looks, and what it could not see.
-pub(super) type Beside<'s, T> = thread::ScopedJoinHandle<'s, (T, Vec<String>)>;
+type Begun<'s, T> = thread::ScopedJoinHandle<'s, (T, Vec<String>)>;
 
 /// A folder that is looked into as a [`Look`] does.
 pub(super) struct Folder<'l, 'r> {

@@ -363,7 +363,8 @@ pub struct Function {
     pub header_type: Option<u8>,
     /// Link now and at most.
     pub link: Option<Link>,
-    /// Other functions that this one's driver waits for or that wait for it (`consumer:pci:` and `supplier:pci:`).
+    /// Other functions that this one's driver waits for or that wait for it (`consumer:pci:` and `supplier:pci:`). Bridges
+    /// are not asked.
     pub linked: Vec<Address>,
     /// Modalias of the kernel.
     pub modalias: Option<String>,
@@ -373,10 +374,10 @@ pub struct Function {
     /// What its config space says. `None`: not told, or reading it would wake the device.
     #[serde(default)]
     pub config: Option<Config>,
-    /// Its regions of memory and I/O ports. `None`: not told.
+    /// Its regions of memory and I/O ports. `None`: not told, or a bridge.
     #[serde(default)]
     pub regions: Option<Vec<Region>>,
-    /// Ways in which the kernel would reset it, first to last (`flr`, `bus`, …). `None`: not told.
+    /// Ways in which the kernel would reset it, first to last (`flr`, `bus`, …). `None`: not told, or a bridge.
     #[serde(default)]
     pub reset_methods: Option<Vec<String>>,
     /// Whether the kernel may cut its power (`d3cold_allowed`).

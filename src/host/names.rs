@@ -63,7 +63,8 @@ fn search(read: &Read, wanted: &BTreeSet<DeviceId>) -> Found {
         let end = list.vendor_after(from.max(1)).map_or(END, |next| next.at);
         for id in wanted.iter().filter(|id| id.vendor == vendor) {
             let Some((at, line)) = list.device(from..end, id.device) else { break };
-            from = at;
+            // It may be the next one's: what begins at the start of a range is not in it.
+            from = at - 1;
             if let Some((_, name)) = device_of(&line).filter(|(device, _)| *device == id.device) {
                 found.devices.insert(*id, format!("{maker} {}", text_of(name)));
             }
@@ -94,6 +95,9 @@ const WINDOW: usize = 2048;
 
 /// What is read at once, in bytes, where much is looked through.
 const WIDEST: usize = 16 << 10;
+
+/// What is kept of a maker's line, in bytes.
+const LONGEST_NAME: usize = 256;
 
 /// A list that is read here and there.
 struct List<'r> {
@@ -142,7 +146,11 @@ impl List<'_> {
         let next = self.known.borrow().range(offset..).next().map(|(from, vendor)| (*from, vendor.clone()));
         let (end, behind) = next.unwrap_or((END, None));
         let vendor = match self.next(offset..end + 1, |line| vendor_of(line).is_some()) {
-            Some((at, line)) => vendor_of(&line).map(|id| Vendor { id, at, line }),
+            Some((at, mut line)) => {
+                // Kept for each place that was asked about.
+                line.truncate(LONGEST_NAME);
+                vendor_of(&line).map(|id| Vendor { id, at, line })
+            }
             None => behind,
         };
         self.known.borrow_mut().insert(offset, vendor.clone());
@@ -265,6 +273,14 @@ mod tests {
             read.get(),
             list.len() / WINDOW
         );
+    }
+
+    #[test]
+    fn what_is_not_listed_does_not_hide_what_comes_next() {
+        let wanted: BTreeSet<DeviceId> =
+            ["10de:2202", "10de:2203", "10de:2204"].iter().map(|id| id.parse().unwrap()).collect();
+        let found = find(IDS, &wanted);
+        assert_eq!(found.devices.len(), 2, "{found:?}");
     }
 
     #[test]

@@ -66,7 +66,7 @@ fn devices<'r>(look: &Look<'r>, release: Option<&str>, host: &mut Host) -> pci::
     host.drivers_told = host.functions.iter().any(|function| function.driver.is_some())
         || look.exists("/sys/bus/pci/drivers");
     let functions = &host.functions;
-    match if look.brief { None } else { modules::list(look, release) } {
+    match modules::list(look, release) {
         Some(list) => {
             let modules = |look: &Look| modules::known(look, functions, &list);
             let (names, modules) = look.with(modules, || names::known(look, functions));
@@ -151,4 +151,65 @@ pub fn conclude(host: &mut Host) {
     }
     host.mux = super::chassis::mux(host);
     judge::gpus(host);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{host::testing::Tree, machine::live::Live};
+
+    /// Many cards, one of them with vfio-pci, and a kernel that knows their modules.
+    fn tree() -> Tree {
+        let mut tree = Tree::new();
+        tree.file("/proc/sys/kernel/osrelease", "6.12.1\n");
+        tree.file("/lib/modules/6.12.1/modules.alias", "alias pci:v000010DEd*sv*sd*bc03sc*i* nouveau\n");
+        tree.file("/usr/share/misc/pci.ids", "10de  NVIDIA Corporation\n\t2203  GA102\n");
+        for device in 0..32 {
+            let folder = format!("/sys/devices/pci0000:00/0000:00:{device:02x}.0");
+            tree.link(
+                &format!("/sys/bus/pci/devices/0000:00:{device:02x}.0"),
+                &format!("../../..{}", &folder[4..]),
+            );
+            let id = 0x2200 + device;
+            tree.file(
+                &format!("{folder}/modalias"),
+                format!("pci:v000010DEd0000{id:04X}sv00001458sd00001234bc03sc00i00\n"),
+            );
+            tree.file(
+                &format!("{folder}/driver_override"),
+                if device == 7 { "vfio-pci\n" } else { "(null)\n" },
+            );
+            tree.link(&format!("{folder}/iommu_group"), &format!("../../../kernel/iommu_groups/{device}"));
+            if device == 7 {
+                tree.link(&format!("{folder}/driver"), "../../../bus/pci/drivers/vfio-pci");
+            }
+        }
+        tree.file("/proc/1/maps", "");
+        tree.link("/proc/1/fd/0", "/dev/null");
+        tree
+    }
+
+    #[test]
+    fn several_threads_see_what_one_sees() {
+        let tree = tree();
+        let folder = tempfile::tempdir().unwrap();
+        tree.plant(folder.path());
+        let live = Live::open(folder.path()).unwrap();
+        let looks: [fn(&dyn Root) -> Host; 4] =
+            [observe, observe_for_hand_over, observe_drivers, observe_devices];
+        for look in looks {
+            let (here, there) = (look(&tree), look(&live));
+            assert_eq!(here, there);
+            assert_eq!(here.functions.len(), 32);
+            let named = |device: usize| here.functions[device].driver_override.as_deref();
+            assert_eq!((named(6), named(7), named(8)), (None, Some("vfio-pci"), None));
+        }
+    }
+
+    #[test]
+    fn a_hand_over_knows_the_module_of_a_card_that_early_binding_lent() {
+        let host = observe_for_hand_over(&tree());
+        assert_eq!(host.functions[7].driver.as_deref(), Some("vfio-pci"));
+        assert_eq!(host.functions[7].modules, ["nouveau"]);
+    }
 }

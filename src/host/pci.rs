@@ -11,7 +11,7 @@ use super::{
     regions::{Region, parse_resize, parse_resource},
 };
 use crate::pci::{Address, Class, DevicePath};
-use std::{cell::RefCell, io, thread};
+use std::{cell::RefCell, io};
 
 const DEVICES: &str = "/sys/bus/pci/devices";
 
@@ -29,33 +29,19 @@ pub(super) fn functions<'r>(look: &Look<'r>) -> (Vec<Function>, Overrides<'r>) {
     let apart = look.root.may_hang();
     let path = |address: &Address| format!("{DEVICES}/{address}/driver_override").into();
     let overrides = apart.then(|| look.root.begin_apart(addresses.iter().map(path).collect()));
-    let functions = match look.root.at_once() {
-        Some((root, threads)) if addresses.len() >= 2 * FEW => {
-            let each = addresses.len().div_ceil(threads).max(FEW);
-            thread::scope(|scope| {
-                let mut parts = addresses.chunks(each);
-                let first = parts.next().unwrap_or_default();
-                let others: Vec<_> =
-                    parts.map(|part| look.beside(scope, root, move |look| some(look, part, apart))).collect();
-                let mut functions = some(look, first, apart);
-                for other in others {
-                    functions.extend(look.join(other));
-                }
-                functions
-            })
-        }
-        _ => some(look, &addresses, apart),
-    };
+    let threads = look.root.at_once().map_or(1, |(_, threads)| threads);
+    let parts: Vec<&[Address]> = addresses.chunks(addresses.len().div_ceil(threads).max(FEW)).collect();
+    let functions = look.each(&parts, |look, part| some(look, part, apart)).into_iter().flatten().collect();
     (functions, Overrides(overrides))
 }
 
 /// The functions at these addresses.
 fn some(look: &Look, addresses: &[Address], apart: bool) -> Vec<Function> {
-    let Some(devices) = look.folder(DEVICES) else { return Vec::new() };
+    let devices = look.folder(DEVICES);
     let function = |address: &Address| {
         let mut function = Function::new(*address, Class(0));
         let name = address.to_string();
-        let link = devices.link(&name);
+        let link = devices.as_ref().and_then(|devices| devices.link(&name));
         if let Some(place) = link.as_deref().map(parse_place) {
             (function.path, function.parent) = (place.path, place.parent);
         }
@@ -151,6 +137,9 @@ fn fill(look: &Look, folder: &Folder, function: &mut Function, apart: bool) {
         let revision = folder.text("revision").and_then(|text| hex(&text));
         function.revision = revision.and_then(|id| u8::try_from(id).ok());
     }
+    if !look.brief {
+        function.d3cold_allowed = folder.text("d3cold_allowed").and_then(|flag| parse_flag(&flag));
+    }
     if !is_bridge(function.class) {
         of_a_device(look, folder, function);
     }
@@ -173,7 +162,6 @@ fn of_a_device(look: &Look, folder: &Folder, function: &mut Function) {
     // Written by root, read by all, under no lock (drivers/pci/pci.c, `reset_method_show`).
     let methods = text("reset_method");
     function.reset_methods = methods.map(|methods| methods.split_whitespace().map(str::to_owned).collect());
-    function.d3cold_allowed = text("d3cold_allowed").and_then(|flag| parse_flag(&flag));
 }
 
 /// The link, where config space does not tell it.

@@ -55,6 +55,19 @@ impl Tree {
         self.put(path, Entry::Forbidden);
     }
 
+    /// The same tree below a folder of this machine.
+    pub(crate) fn plant(&self, below: &Path) {
+        for (path, entry) in &self.entries {
+            let path = below.join(path.strip_prefix("/").unwrap());
+            match entry {
+                Entry::File(bytes) => std::fs::write(path, bytes).unwrap(),
+                Entry::Folder => std::fs::create_dir_all(path).unwrap(),
+                Entry::Link(target) => std::os::unix::fs::symlink(target, path).unwrap(),
+                Entry::Forbidden => panic!("root may read everything"),
+            }
+        }
+    }
+
     fn put(&mut self, path: &str, entry: Entry) {
         for folder in Path::new(path).ancestors().skip(1) {
             self.entries.entry(folder.to_owned()).or_insert(Entry::Folder);

@@ -6,7 +6,7 @@
 use crate::{
     host::{
         CpuVendor, GpuKind, Host, Known, RegionKind, Virtualization,
-        config::{PortKind, Setting as AcsSetting},
+        config::{self, PortKind},
     },
     pci::Address,
 };
@@ -171,7 +171,10 @@ fn on_or_off(on: Option<bool>) -> State {
 }
 
 fn virtualization(host: &Host) -> State {
+    // Before 6.7 the kernel left `svm` standing where the firmware had locked it (arch/x86/kernel/cpu/amd.c).
+    let told = host.kernel.version().is_some_and(|version| version >= (6, 7));
     on_or_off(match host.cpu.virtualization {
+        Virtualization::Svm if !told => None,
         Virtualization::Vmx | Virtualization::Svm => Some(true),
         Virtualization::None => Some(false),
         Virtualization::Unknown => None,
@@ -192,9 +195,9 @@ fn acs(host: &Host) -> State {
     let ports = host.functions.iter().filter_map(|function| function.config.as_ref());
     let ports =
         ports.filter(|config| config.express.as_ref().is_some_and(|it| it.kind == PortKind::RootPort));
-    let settings: Vec<AcsSetting> = ports.map(|config| config.acs.setting()).collect();
-    let count = |wanted: AcsSetting| settings.iter().filter(|setting| **setting == wanted).count();
-    let (on, known) = (count(AcsSetting::On), settings.len() - count(AcsSetting::Unknown));
+    let settings: Vec<config::Setting> = ports.map(|config| config.acs.setting()).collect();
+    let count = |wanted: config::Setting| settings.iter().filter(|setting| **setting == wanted).count();
+    let (on, known) = (count(config::Setting::On), settings.len() - count(config::Setting::Unknown));
     if known == 0 {
         return (None, false);
     }
@@ -207,9 +210,11 @@ fn csm(host: &Host) -> State {
     (uefi.map(|uefi| used(uefi).to_owned()), uefi == Some(true))
 }
 
-/// Memory of a device above 4 GiB is there only where the firmware allows it, or the kernel put it there.
+/// Memory of a device above 4 GiB is there only where the firmware allows it, or the kernel put it there. Firmware puts
+/// what is in the processor there in any case: only what is behind a port counts.
 fn above_4g(host: &Host) -> State {
-    let regions = host.functions.iter().flat_map(|function| function.regions.iter().flatten());
+    let behind = host.functions.iter().filter(|function| function.parent.is_some());
+    let regions = behind.flat_map(|function| function.regions.iter().flatten());
     let above =
         regions.into_iter().any(|region| region.kind == RegionKind::Memory && region.start >= 1 << 32);
     (above.then(|| "on".to_owned()), above)
@@ -221,16 +226,16 @@ fn cards(host: &Host) -> impl Iterator<Item = Address> {
 
 /// Cards that show less of their memory than they could.
 fn resizable_bar(host: &Host) -> Option<String> {
-    let mut told = cards(host).filter_map(|address| {
+    let small = cards(host).filter_map(|address| {
         let config = host.function(address)?.config.as_ref()?;
         let (size, most) = config
             .resizable
             .iter()
             .filter_map(|bar| Some((bar.size, *bar.sizes.last()?)))
             .max_by_key(|it| it.1)?;
-        Some(format!("{address} shows {} of {} MiB", size >> 20, most >> 20))
+        (size < most).then(|| format!("{address} shows {} of {} MiB", size >> 20, most >> 20))
     });
-    told.next()
+    listed(small)
 }
 
 /// The card that the firmware draws on, where there are several. Integrated graphics are what a host keeps.
@@ -241,12 +246,17 @@ fn first_display(host: &Host) -> Option<State> {
 
 /// Cards whose slot gives them fewer lanes than they have.
 fn lanes(host: &Host) -> Option<String> {
-    let mut narrow = cards(host).filter_map(|address| {
+    let narrow = cards(host).filter_map(|address| {
         let link = host.function(address)?.link.as_ref()?;
         let (now, most) = (link.width?, link.max_width?);
         (now < most).then(|| format!("{address} has {now} of {most} lanes"))
     });
-    narrow.next()
+    listed(narrow)
+}
+
+fn listed(all: impl Iterator<Item = String>) -> Option<String> {
+    let all: Vec<String> = all.collect();
+    (!all.is_empty()).then(|| all.join(", "))
 }
 
 #[cfg(test)]
@@ -269,6 +279,8 @@ mod tests {
     fn what_is_not_told_has_its_place_and_what_is_as_wanted_has_none() {
         let mut host = host(CpuVendor::Amd, "ASUSTeK COMPUTER INC.");
         host.cpu.virtualization = Virtualization::Svm;
+        assert_eq!(of(&host, "SVM Mode").now, None, "older kernels leave the flag standing");
+        host.kernel.release = Some("6.12.57+deb13-amd64".into());
         host.acpi.ivrs = Some(false);
         host.acpi.dmar = Some(false);
         let svm = of(&host, "SVM Mode");

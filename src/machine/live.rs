@@ -132,7 +132,7 @@ fn names(folder: &OwnedFd) -> io::Result<Vec<OsString>> {
     Ok(names)
 }
 
-/// Threads that look at once, at most: what they wait for is one kernel and one bus.
+/// Threads that look at functions at once, at most: what they wait for is one kernel and one bus.
 const AT_ONCE: usize = 4;
 
 const READING: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
@@ -290,8 +290,11 @@ impl Root for Live {
     fn begin_apart(&self, paths: Vec<PathBuf>) -> Box<dyn FnOnce() -> Vec<io::Result<Vec<u8>>> + '_> {
         if self.may_hang() && !paths.is_empty() {
             // Starting the child takes longer than what it does; this waits for it, nothing else.
-            let reader = std::thread::spawn(move || super::apart::read(&paths));
-            return Box::new(move || reader.join().unwrap_or_default());
+            let to_read = paths.clone();
+            let reader = std::thread::Builder::new().spawn(move || super::apart::read(&to_read));
+            if let Ok(reader) = reader {
+                return Box::new(move || reader.join().unwrap_or_default());
+            }
         }
         Box::new(move || self.read_apart(&paths))
     }

@@ -426,7 +426,7 @@ pub fn wait_until(machine: &dyn Machine, deadline: Duration, mut done: impl FnMu
         if left.is_zero() {
             return false;
         }
-        // What was waited for is seen late by an eighth at most.
+        // What was waited for is seen late by an eighth of the time it took, or by the shortest pause, and a look.
         machine.pause((waited / 8).clamp(SHORTEST, LONGEST).min(left));
     }
 }

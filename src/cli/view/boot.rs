@@ -45,13 +45,13 @@ fn rows(host: &Host) -> Vec<(&'static str, String)> {
         rows.push(("Kernels", format!("{}, {image}", kernel.release)));
     }
     rows.extend(surroundings(host));
-    rows.extend(setup(host));
+    rows.extend(firmware_setup(host));
     rows.extend(host.kernel.cmdline.clone().map(|cmdline| ("Command line", cmdline)));
     rows
 }
 
 /// Board and firmware by name, and what to look for in the firmware's setup.
-fn setup(host: &Host) -> Vec<(&'static str, String)> {
+fn firmware_setup(host: &Host) -> Vec<(&'static str, String)> {
     let mut rows = Vec::new();
     if let Some(board) = &host.board {
         let of = |part: &Option<String>| part.clone().unwrap_or_default();
