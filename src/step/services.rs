@@ -63,7 +63,8 @@ impl Unit {
         }
     }
 
-    /// Whether it runs (systemctl(1): status 0 is active). `None`: nobody answers.
+    /// Whether it runs (systemctl(1): status 0 is active; where no manager answers it is no yes either, since then it is
+    /// missed). `None`: systemctl could not be run, or did not end.
     pub fn is_active(&self, machine: &dyn Machine) -> Option<bool> {
         let finished = machine.run(&self.systemctl(&["is-active", "--quiet"], ANSWERS)).ok()?;
         finished.status.map(|status| status == 0)
