@@ -83,7 +83,11 @@ impl Desktop {
             Card::Bochs => Machine::single_bochs(),
             Card::Nvidia => Machine::single_nvidia(),
         };
-        let host = full_host(machine).with_desktop().boot();
+        Self::of(card, full_host(machine).with_desktop().boot())
+    }
+
+    /// Has the display manager's server draw on a host that has booted.
+    pub(crate) fn of(card: Card, host: Host) -> Self {
         let mut sector = SECTOR.to_vec();
         sector.resize(510, 0);
         sector.extend([0x55, 0xaa]);

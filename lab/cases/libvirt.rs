@@ -4,7 +4,7 @@
 //! start takes some ten seconds, and are told as they were measured.
 
 use crate::desktop::{CARD, Card, Desktop, PATIENCE, tell};
-use lab::left_to_soak;
+use lab::{Machine, full_host, left_to_soak};
 use std::time::{Duration, Instant};
 
 /// From the fault to the picture: the hand-over back, libvirt's own patience, and the X server's start.
@@ -159,4 +159,63 @@ fn a_reboot_ends_the_hand_over_and_the_kill_switch_keeps_the_screen() {
     assert!(begun.elapsed() < LIMIT + LIMIT);
     desktop.host.run_within("virsh start first", PATIENCE).status(1).complains("gpuferry.off=1");
     desktop.shows();
+}
+
+/// Debian has no `virtqemud`: libvirt's daemon runs under that name, with the unit, the program and the process that
+/// gpuferry knows it by.
+const UNDER_THE_OTHER_NAME: &str = "\
+    systemctl stop libvirtd.socket libvirtd-ro.socket libvirtd-admin.socket libvirtd.service && \
+    systemctl mask --quiet libvirtd.socket libvirtd-ro.socket libvirtd-admin.socket libvirtd.service && \
+    mv /usr/sbin/libvirtd /usr/sbin/virtqemud && \
+    sed -e 's|/usr/sbin/libvirtd|/usr/sbin/virtqemud|' -e 's|--timeout 120||' -e '/libvirtd.*socket/d' \
+        /usr/lib/systemd/system/libvirtd.service > /etc/systemd/system/virtqemud.service && \
+    systemctl daemon-reload && systemctl start virtqemud.service && virsh list";
+
+#[test]
+fn the_daemon_of_the_newer_name_calls_the_hook_too() {
+    if left_to_soak() {
+        return;
+    }
+    let desktop = Desktop::boot(Card::Bochs);
+    let host = &desktop.host;
+    host.run_within(UNDER_THE_OTHER_NAME, PATIENCE).ok();
+    desktop.define("first", 1, "yes");
+    host.run_within("gpuferry hook install --yes", PATIENCE).ok().prints("has looked");
+    desktop.shows();
+    host.run_within("virsh start first", PATIENCE).ok();
+    desktop.lent();
+    // Below a guest that has the card, the daemon goes and comes back.
+    host.run_within("systemctl restart virtqemud.service && virsh domstate first", PATIENCE)
+        .ok()
+        .prints("running");
+    desktop.lent();
+    host.run_within("virsh destroy first", PATIENCE).ok();
+    desktop.comes_home();
+    desktop.shows();
+}
+
+/// Debian and Ubuntu run libvirt's daemon under a profile that says what a hook may run, and each guest under one of
+/// its own.
+#[test]
+fn under_apparmor_the_hook_may_do_what_it_does() {
+    if left_to_soak() {
+        return;
+    }
+    let desktop = Desktop::of(Card::Bochs, full_host(Machine::single_bochs()).with_apparmor().boot());
+    let host = &desktop.host;
+    host.run_within("virsh list", PATIENCE).ok();
+    host.run("cat /proc/$(pidof libvirtd)/attr/current").ok().prints("libvirtd (enforce)");
+    desktop.define("first", 1, "yes");
+    // The profile lets a hook run programs of the distribution's folders only.
+    host.run("install -m 755 /usr/bin/gpuferry /usr/local/bin/gpuferry").ok();
+    host.run("/usr/local/bin/gpuferry hook install --yes").status(3).complains("/usr/bin");
+    host.run("rm /usr/local/bin/gpuferry").ok();
+    host.run_within("gpuferry hook install --yes", PATIENCE).ok().prints("has looked");
+    host.run_within("virsh start first", PATIENCE).ok();
+    desktop.lent();
+    host.run("cat /proc/$(pidof qemu-system-x86_64)/attr/current").ok().prints("libvirt-6b1ab9a0");
+    host.run_within("virsh destroy first", PATIENCE).ok();
+    desktop.comes_home();
+    desktop.shows();
+    host.run("dmesg | grep 'apparmor=.DENIED' | grep -i gpuferry").status(1);
 }

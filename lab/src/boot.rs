@@ -103,6 +103,12 @@ impl Plan {
         Self { image: image::disk_desktop, ..self }
     }
 
+    /// As [`with_desktop`](Self::with_desktop), with AppArmor and without the driver for the look-alike card.
+    #[must_use]
+    pub fn with_apparmor(self) -> Self {
+        Self { image: image::disk_apparmor, ..self }
+    }
+
     /// The small host finds this file, readable by all.
     #[must_use]
     pub fn file(self, path: &str, content: impl Into<Vec<u8>>) -> Self {

@@ -119,6 +119,11 @@ pub fn disk_desktop() -> Result<PathBuf> {
     disk_of("disk-desktop", &host, &format!("{LIBVIRT}{NVIDIA}"), &modules)
 }
 
+/// [`disk_desktop`] with AppArmor, and without the look-alike card's driver.
+pub fn disk_apparmor() -> Result<PathBuf> {
+    disk_of("disk-apparmor", &tree::host_apparmor()?, LIBVIRT, &[])
+}
+
 /// `variant` is run in the host at its first boot, and finds `files` in /lab.
 fn disk_of(name: &'static str, host: &Path, variant: &str, files: &[PathBuf]) -> Result<PathBuf> {
     let key = format!(

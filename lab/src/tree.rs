@@ -230,21 +230,27 @@ pub fn host_two_kernels() -> Result<PathBuf> {
     host_tree("host-two-kernels", &["linux-image-cloud-amd64"])
 }
 
+const DESKTOP: &[&str] = &[
+    "xdm",
+    "xserver-xorg-core",
+    // Draws on the frame buffer of the look-alike card's driver, which is no DRM driver.
+    "xserver-xorg-video-fbdev",
+    "x11-xserver-utils",
+    "libvirt-daemon-system",
+    "libvirt-daemon-driver-qemu",
+    "libvirt-clients",
+];
+
 /// [`host`] with a display manager, an X server and libvirt: what a desktop that lends its only card has.
 pub fn host_desktop() -> Result<PathBuf> {
-    const DESKTOP: &[&str] = &[
-        "xdm",
-        "xserver-xorg-core",
-        // Draws on the frame buffer of the look-alike card's driver, which is no DRM driver.
-        "xserver-xorg-video-fbdev",
-        "x11-xserver-utils",
-        "libvirt-daemon-system",
-        "libvirt-daemon-driver-qemu",
-        "libvirt-clients",
-    ];
     // The display manager is there and starts when a case says so: before the cards' drivers are loaded, as on this
     // slow a machine, its server finds no screen and gives up.
     host_tree_with("host-desktop", DESKTOP, &[TEXT_MODE])
+}
+
+/// [`host_desktop`] with AppArmor, under whose profiles libvirt's daemon and its guests run.
+pub fn host_apparmor() -> Result<PathBuf> {
+    host_tree_with("host-apparmor", &[DESKTOP, &["apparmor"]].concat(), &[TEXT_MODE])
 }
 
 /// systemd.special(7): what is booted to.
