@@ -1,5 +1,5 @@
-//! `lab bench`: what gpuferry costs, beside what does the same job, each thing in turn in one run: on this machine, and
-//! inside one emulated host.
+//! `lab bench`: what gpuferry costs, beside what does the same job, each thing in turn in one run: on this machine,
+//! inside one emulated host, and on this machine with that host's /sys as files.
 //!
 //! Prints the tables of docs/performance.md. Times under emulation are long and noisy; the ratios of neighbours in
 //! one round are what counts.
@@ -17,6 +17,19 @@ const ROUNDS: usize = 11;
 
 /// Rounds on this machine.
 const ROUNDS_HERE: usize = 200;
+
+/// Rounds on this machine with the emulated host's /sys.
+const ROUNDS_FILES: usize = 31;
+
+const SCRIPT: &str = include_str!("../assets/bench.sh");
+
+/// Packs what looks read of PCI functions. What only the kernel can give (memory of devices) stays out.
+const PACK: &str = "mkdir /tmp/saved; cd /tmp/saved; cp -dR --parents /sys/bus/pci/devices /sys/devices/pci* \
+                    /sys/kernel/iommu_groups . 2>/dev/null; tar -cz sys | base64 -w0";
+
+/// Runs the script where that /sys is.
+const UNPACK: &str = "base64 -d | tar -xz -C \"$1\" && mount --bind \"$1/sys\" /sys && \
+                      cd \"$1\" && PATH=$2:$PATH exec bash -c \"$3\" bench \"$4\" looks";
 
 /// What is run on this machine, and what it is compared with.
 const PAIRS_HERE: [(&str, &str); 4] = [
@@ -50,22 +63,58 @@ pub(crate) fn run() -> Result<()> {
         row(&mut out, ours, &format!("`{theirs}`"), rounds.iter().copied())?;
     }
     writeln!(out)?;
-    let host = small_host(Machine::desktop().cpus(2))
-        .program("/bench.sh", include_str!("../assets/bench.sh"))
-        .try_boot()?;
+    let host = small_host(Machine::desktop().cpus(2)).program("/bench.sh", SCRIPT).try_boot()?;
     let functions = host.try_run("ls /sys/bus/pci/devices | wc -l", b"", Duration::from_secs(30))?;
-    let output = host.try_run(&format!("sh /bench.sh {ROUNDS}"), b"", Duration::from_secs(1800))?;
+    let output =
+        host.try_run(&format!("cd /tmp && sh /bench.sh {ROUNDS}"), b"", Duration::from_secs(1800))?;
     ensure!(output.end == End::Exit(0), "the script failed: {}{}", output.stdout(), output.stderr());
-    let samples = samples(output.stdout())?;
     writeln!(
         out,
         "emulated host, {} PCI functions, accelerator {:?}, {ROUNDS} rounds, medians\n\n{HEAD}",
         functions.text(),
         host.accelerator()
     )?;
-    for (name, ours, theirs) in PAIRS {
-        let rounds = samples.get(name).with_context(|| format!("nothing was measured for {name}"))?;
-        row(&mut out, ours, theirs, rounds.iter().copied())?;
+    rows(&mut out, &PAIRS, output.stdout())?;
+    let saved = host.try_run(PACK, b"", Duration::from_secs(300))?;
+    ensure!(saved.end == End::Exit(0), "/sys could not be packed: {}", saved.stderr());
+    drop(host);
+    if !rustix::process::geteuid().is_root() {
+        return Ok(writeln!(out, "\nonly root can put another /sys in the place of this machine's")?);
+    }
+    writeln!(
+        out,
+        "\nthis machine with that /sys as files, {} PCI functions, {ROUNDS_FILES} rounds, medians\n\n{HEAD}",
+        functions.text()
+    )?;
+    let looks: Vec<_> = PAIRS.into_iter().filter(|(_, ours, _)| ours.contains("inspect")).collect();
+    rows(&mut out, &looks, &with_files(saved.stdout())?)
+}
+
+/// What the script prints on this machine, in a mount namespace of its own.
+fn with_files(saved: &str) -> Result<String> {
+    let folder = tempfile::tempdir()?;
+    let programs = lab::binaries::binaries()?.gpuferry.parent().context("gpuferry is in no folder")?;
+    let mut child = Command::new("unshare")
+        .args(["--mount", "sh", "-c", UNPACK, "bench"])
+        .args([folder.path(), programs])
+        .args([SCRIPT, &ROUNDS_FILES.to_string()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start unshare")?;
+    child.stdin.take().context("there is no pipe")?.write_all(saved.as_bytes())?;
+    let output = child.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(output.status.success(), "the script failed: {said}");
+    Ok(said)
+}
+
+/// Rows of what the script printed.
+fn rows(out: &mut impl Write, pairs: &[(&str, &str, &str)], said: &str) -> Result<()> {
+    let samples = samples(said)?;
+    for (name, ours, theirs) in pairs {
+        let rounds = samples.get(*name).with_context(|| format!("nothing was measured for {name}"))?;
+        row(out, ours, theirs, rounds.iter().copied())?;
     }
     Ok(())
 }
