@@ -228,8 +228,7 @@ impl Folder<'_, '_> {
 
     /// An attribute as text without trailing white space.
     pub(super) fn text(&self, name: &str) -> Option<String> {
-        let bytes = self.kept(name, self.open.read(name))?;
-        Some(String::from_utf8_lossy(&bytes).trim_end().to_owned())
+        self.kept(name, self.open.read(name)).map(machine::text_of)
     }
 
     /// Where a link points, as text.

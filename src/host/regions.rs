@@ -43,13 +43,8 @@ const MOST: usize = 32;
 
 /// Lines of start, end and flags (include/linux/ioport.h); a region that is not there has no flags and no size.
 pub(super) fn parse_resource(text: &str) -> Vec<Region> {
-    let hex = |word: &str| {
-        let digits = word.strip_prefix("0x")?;
-        let good = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-        if good { u64::from_str_radix(digits, 16).ok() } else { None }
-    };
-    let region = |(index, line): (usize, &str)| {
-        let mut words = line.split_whitespace().map(hex);
+    let region = |(index, line): (usize, &[u8])| {
+        let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).map(hex);
         let (start, end, flags) = (words.next()??, words.next()??, words.next()??);
         let kind = match flags >> 8 & 3 {
             1 => RegionKind::Ports,
@@ -66,7 +61,16 @@ pub(super) fn parse_resource(text: &str) -> Vec<Region> {
             resizable: false,
         })
     };
-    text.lines().take(MOST).enumerate().filter_map(region).collect()
+    // Two of three lines are all zeroes, as the kernel writes them: they are not looked at twice.
+    let lines = text.as_bytes().split(|byte| *byte == b'\n').take(MOST).enumerate();
+    lines.filter(|(_, line)| !line.ends_with(b" 0x0000000000000000")).filter_map(region).collect()
+}
+
+/// `0x` and at most sixteen digits.
+fn hex(word: &[u8]) -> Option<u64> {
+    let digits = word.strip_prefix(b"0x").filter(|digits| (1..=16).contains(&digits.len()))?;
+    let digit = |byte: &u8| char::from(*byte).to_digit(16);
+    digits.iter().try_fold(0, |number, byte| Some(number << 4 | u64::from(digit(byte)?)))
 }
 
 /// `resource1_resize`: the number of the region.

@@ -9,6 +9,7 @@ use super::{
     process::{Process, Watched},
 };
 use rustix::{
+    buffer::spare_capacity,
     event::{PollFd, PollFlags, poll},
     fs::{self, AtFlags, Mode, OFlags, ResolveFlags, inotify},
     io::{Errno, retry_on_intr},
@@ -19,6 +20,7 @@ use std::{
     ffi::{OsStr, OsString},
     fs::File,
     io::{self, Write},
+    mem::MaybeUninit,
     os::fd::{AsFd, OwnedFd},
     os::unix::{ffi::OsStrExt, ffi::OsStringExt, process::CommandExt},
     path::{Path, PathBuf},
@@ -101,18 +103,27 @@ const SMALL: usize = 4096;
 /// How much of a long list is read at once, in bytes: it stays in the processor's cache.
 const WINDOW: usize = 64 << 10;
 
-/// Bytes of an open file. No read is larger than what was asked for: the kernel would fetch it from the device.
+/// Bytes of an open file. No read is larger than what was asked for (bytes have the capacity that they were given): the
+/// kernel would fetch it from the device.
 fn part(file: &OwnedFd, offset: u64, length: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; length];
-    let mut filled = 0;
-    while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match retry_on_intr(|| rustix::io::pread(file, &mut *rest, offset + filled as u64))? {
-            0 => break,
-            count => filled += count,
+    let mut bytes = Vec::with_capacity(length);
+    while bytes.len() < length {
+        let at = offset + bytes.len() as u64;
+        if retry_on_intr(|| rustix::io::pread(file, spare_capacity(&mut bytes), at))? == 0 {
+            break;
         }
     }
-    bytes.truncate(filled);
+    bytes.truncate(length);
     Ok(bytes)
+}
+
+/// Reads what follows, as far as there is room, and says how much it was. The room is not cleared before: that took
+/// longer than reading an attribute.
+fn read_on(file: &OwnedFd, bytes: &mut Vec<u8>) -> io::Result<usize> {
+    if bytes.len() == bytes.capacity() {
+        bytes.reserve(bytes.len().max(SMALL));
+    }
+    Ok(retry_on_intr(|| rustix::io::read(file, spare_capacity(&mut *bytes)))?)
 }
 
 /// The names in an open folder, sorted.
@@ -165,12 +176,15 @@ impl Folder for Held<'_> {
 
     fn read(&self, name: &str) -> io::Result<Vec<u8>> {
         let file = self.at(name)?;
-        let mut bytes = [0; SMALL];
-        let count = retry_on_intr(|| rustix::io::read(&file, &mut bytes))?;
-        match bytes.get(..count) {
-            Some(text) if count < SMALL => Ok(text.to_vec()),
-            // No attribute, but a file of a saved tree.
-            _ => self.live.read(&self.path.join(name)),
+        let mut space = [MaybeUninit::<u8>::uninit(); SMALL];
+        loop {
+            match rustix::io::read(&file, &mut space) {
+                // No attribute, but a file of a saved tree.
+                Ok((_, [])) => return self.live.read(&self.path.join(name)),
+                Ok((bytes, _)) => return Ok(bytes.to_vec()),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
     }
 
@@ -193,21 +207,12 @@ impl Root for Live {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         // NONBLOCK: a pipe in the place of a file must not hold us up.
         let file = self.at(path, READING, 0)?;
-        let mut bytes = vec![0; SMALL];
-        let mut filled = 0;
-        loop {
-            if filled == bytes.len() {
-                bytes.resize(filled * 2, 0);
-            }
-            match retry_on_intr(|| rustix::io::read(&file, bytes.get_mut(filled..).unwrap_or_default()))? {
-                0 => break,
-                count => filled += count,
-            }
-            if filled as u64 > MAX_READ {
+        let mut bytes = Vec::with_capacity(SMALL);
+        while read_on(&file, &mut bytes)? > 0 {
+            if bytes.len() as u64 > MAX_READ {
                 return Err(io::Error::new(io::ErrorKind::FileTooLarge, "the file is larger than 1 GiB"));
             }
         }
-        bytes.truncate(filled);
         bytes.shrink_to_fit();
         Ok(bytes)
     }
@@ -216,12 +221,8 @@ impl Root for Live {
         let file = self.at(path, READING, 0)?;
         let mut bytes = Vec::new();
         loop {
-            let filled = bytes.len();
-            bytes.resize(filled + piece, 0);
-            let count =
-                retry_on_intr(|| rustix::io::read(&file, bytes.get_mut(filled..).unwrap_or_default()))?;
-            bytes.truncate(filled + count);
-            if count == 0 || enough(&bytes) || bytes.len() as u64 > MAX_READ {
+            bytes.reserve_exact(piece);
+            if read_on(&file, &mut bytes)? == 0 || enough(&bytes) || bytes.len() as u64 > MAX_READ {
                 return Ok(());
             }
         }
@@ -242,29 +243,23 @@ impl Root for Live {
 
     fn lines(&self, path: &Path, each: &mut dyn FnMut(&[u8])) -> io::Result<()> {
         let file = self.at(path, READING, 0)?;
-        let mut bytes = vec![0; WINDOW];
-        // What is left of a line that is not whole yet.
-        let mut left = 0;
+        let mut bytes = Vec::with_capacity(WINDOW);
         loop {
-            if left == bytes.len() {
-                bytes.resize(left * 2, 0);
-            }
-            let count = retry_on_intr(|| rustix::io::read(&file, bytes.get_mut(left..).unwrap_or_default()))?;
-            let have = bytes.get(..left + count).unwrap_or_default();
-            let whole = match (count, memchr::memrchr(b'\n', have)) {
-                (0, _) => have.len(),
+            let count = read_on(&file, &mut bytes)?;
+            let whole = match (count, memchr::memrchr(b'\n', &bytes)) {
+                (0, _) => bytes.len(),
                 (_, Some(end)) => end + 1,
                 (_, None) => 0,
             };
-            super::each_line(have.get(..whole).unwrap_or_default(), each);
+            super::each_line(bytes.get(..whole).unwrap_or_default(), each);
             if count == 0 {
                 return Ok(());
             }
-            left = have.len() - whole;
-            if left as u64 > MAX_READ {
+            // What is left is a line that is not whole yet.
+            bytes.drain(..whole);
+            if bytes.len() as u64 > MAX_READ {
                 return Err(io::Error::new(io::ErrorKind::FileTooLarge, "a line is larger than 1 GiB"));
             }
-            bytes.copy_within(whole..whole + left, 0);
         }
     }
 
@@ -397,7 +392,7 @@ impl FolderWatch for Listing {
             let left = end.saturating_duration_since(Instant::now());
             let ready = poll(&mut [PollFd::new(&self.events, PollFlags::IN)], Some(&timespec(left)));
             if ready.is_ok_and(|count| count > 0) {
-                let mut space = [std::mem::MaybeUninit::uninit(); 4096];
+                let mut space = [MaybeUninit::uninit(); 4096];
                 let mut events = inotify::Reader::new(&self.events, &mut space);
                 while let Ok(event) = events.next() {
                     // Of the folder itself: events of what is in it have a name.

@@ -106,6 +106,14 @@ pub fn part_of(bytes: &[u8], offset: u64, length: usize) -> &[u8] {
     rest.get(..length).unwrap_or(rest)
 }
 
+/// Bytes as text without trailing white space.
+pub(crate) fn text_of(bytes: Vec<u8>) -> String {
+    let mut text = String::from_utf8(bytes)
+        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
+    text.truncate(text.trim_end().len());
+    text
+}
+
 /// Each line of a text, without its end. What follows the last end of a line is a line where it is anything.
 pub fn each_line(text: &[u8], each: &mut dyn FnMut(&[u8])) {
     let mut start = 0;
@@ -195,8 +203,7 @@ pub trait Root {
 
     /// The file as text without trailing white space; bytes that are no UTF-8 are replaced.
     fn text(&self, path: &Path) -> io::Result<String> {
-        let bytes = self.read(path)?;
-        Ok(String::from_utf8_lossy(&bytes).trim_end().to_owned())
+        Ok(text_of(self.read(path)?))
     }
 
     /// True where something is at the path (a dangling link counts).
