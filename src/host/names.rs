@@ -115,6 +115,14 @@ struct Vendor {
     line: Vec<u8>,
 }
 
+impl Vendor {
+    fn of((at, mut line): (u64, Vec<u8>)) -> Option<Self> {
+        // Kept for each place that was asked about.
+        line.truncate(LONGEST_NAME);
+        vendor_of(&line).map(|id| Self { id, at, line })
+    }
+}
+
 impl List<'_> {
     /// A vendor's line, by halving.
     fn vendor(&self, id: u32) -> Option<Vendor> {
@@ -126,10 +134,8 @@ impl List<'_> {
                 _ => high = middle,
             }
         }
-        let mut vendor = self.vendor_after(low)?;
-        while vendor.id < id {
-            vendor = self.vendor_after(vendor.at.max(1))?;
-        }
+        let near = self.next(low..high + 1, Level::Vendors, |line| vendor_of(line) >= Some(id));
+        let vendor = near.and_then(Vendor::of).or_else(|| self.vendor_after(high))?;
         (vendor.id == id).then_some(vendor)
     }
 
@@ -145,12 +151,8 @@ impl List<'_> {
         }
         let next = self.known.borrow().range(offset..).next().map(|(from, vendor)| (*from, vendor.clone()));
         let (end, behind) = next.unwrap_or((END, None));
-        let vendor = match self.next(offset..end + 1, |line| vendor_of(line).is_some()) {
-            Some((at, mut line)) => {
-                // Kept for each place that was asked about.
-                line.truncate(LONGEST_NAME);
-                vendor_of(&line).map(|id| Vendor { id, at, line })
-            }
+        let vendor = match self.next(offset..end + 1, Level::Vendors, |line| vendor_of(line).is_some()) {
+            Some(found) => Vendor::of(found),
             None => behind,
         };
         self.known.borrow_mut().insert(offset, vendor.clone());
@@ -163,24 +165,35 @@ impl List<'_> {
         let number = |line: &[u8]| device_of(line).map(|(device, _)| device);
         while high - low > WINDOW as u64 {
             let middle = low + (high - low) / 2;
-            match self.next(middle..high, |line| number(line).is_some()) {
+            match self.next(middle..high, Level::Devices, |line| number(line).is_some()) {
                 Some((at, line)) if number(&line) < Some(id) => low = at - 1,
                 _ => high = middle,
             }
         }
-        self.next(low..part.end, |line| number(line) >= Some(id))
+        self.next(low..part.end, Level::Devices, |line| number(line) >= Some(id))
     }
 
     /// The first line that is wanted, of those that begin in a range, but not at its start (at 0: or there).
-    fn next(&self, range: Range<u64>, wanted: impl Fn(&[u8]) -> bool) -> Option<(u64, Vec<u8>)> {
+    fn next(
+        &self,
+        range: Range<u64>,
+        level: Level,
+        wanted: impl Fn(&[u8]) -> bool,
+    ) -> Option<(u64, Vec<u8>)> {
         let (mut at, mut within) = (range.start, range.start > 0);
         let mut window = WINDOW;
         while at < range.end {
             self.left.set(self.left.get().checked_sub(window)?);
             let bytes = (self.read)(at, window).filter(|bytes| !bytes.is_empty())?;
             window = (window * 2).min(WIDEST);
-            let mut seen = 0;
+            let (mut seen, mut passed) = (0, 0);
             while let Some(rest) = bytes.get(seen..).filter(|rest| !rest.is_empty()) {
+                if level == Level::Vendors && within && seen >= passed {
+                    seen += devices(rest);
+                    // A block is looked at once: where there is something in it, line by line.
+                    passed = seen + BLOCK;
+                    continue;
+                }
                 let end = memchr::memchr(b'\n', rest);
                 // A line that the window cuts is looked at from its start, in the next one.
                 if end.is_none() && seen > 0 {
@@ -191,14 +204,41 @@ impl List<'_> {
                 if !within && begins < range.end && wanted(line) {
                     return Some((begins, line.to_vec()));
                 }
-                seen += end.map_or(rest.len(), |end| end + 1);
-                within = end.is_none();
+                // Back to the line's end, from where on devices are passed over.
+                let again = !within && level == Level::Vendors;
+                seen += end.map_or(rest.len(), |end| if again { end } else { end + 1 });
+                within = end.is_none() || again;
             }
             at += seen as u64;
         }
         None
     }
 }
+
+/// Which lines are looked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Level {
+    Vendors,
+    Devices,
+}
+
+/// Bytes at the start, from within a line on, in which only lines begin that begin with a tab. Many bytes at once: a
+/// quarter of the list is one vendor's.
+fn devices(bytes: &[u8]) -> usize {
+    let begins = |(before, byte): (&u8, &u8)| *before == b'\n' && *byte != b'\t';
+    let only_devices = |block: &[u8]| {
+        let next = block.get(1..).unwrap_or_default();
+        !block.iter().zip(next).fold(false, |any, pair| any | begins(pair))
+    };
+    let mut passed = 0;
+    while bytes.get(passed..passed + BLOCK).is_some_and(only_devices) {
+        passed += BLOCK - 1;
+    }
+    passed
+}
+
+/// Bytes that are looked at at once.
+const BLOCK: usize = 256;
 
 /// `2204  GA102 [GeForce RTX 3090]`.
 fn entry_of(line: &[u8]) -> Option<(u16, &[u8])> {
