@@ -3,7 +3,10 @@
 //! One pass over the file for all functions; most lines are ruled out by their vendor.
 
 use super::{Function, look::Look};
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+};
 
 /// Where the kernel's list is.
 pub(super) fn list(look: &Look, release: Option<&str>) -> Option<String> {
@@ -26,6 +29,8 @@ pub(super) struct Aliases {
     kinds: BTreeMap<String, BTreeSet<String>>,
     /// The vendors in there: eight digits each.
     vendors: BTreeSet<[u8; 8]>,
+    /// Vendors and devices in there: `000010DEd00002204`.
+    ids: BTreeSet<[u8; 17]>,
 }
 
 impl Aliases {
@@ -34,25 +39,34 @@ impl Aliases {
             .iter()
             .filter_map(|function| Some((function.modalias.clone()?, BTreeSet::new())))
             .collect();
-        let vendor = |kind: &String| kind.as_bytes().get(5..13)?.try_into().ok();
-        Self { vendors: kinds.keys().filter_map(vendor).collect(), kinds }
+        let after = "pci:v".len();
+        Self {
+            vendors: kinds.keys().filter_map(|kind| start_of(kind.as_bytes().get(after..)?)).collect(),
+            ids: kinds.keys().filter_map(|kind| start_of(kind.as_bytes().get(after..)?)).collect(),
+            kinds,
+        }
     }
 
     fn line(&mut self, line: &[u8]) {
-        let Some(vendor) = line.strip_prefix(b"alias pci:v") else { return };
-        // What stands before the first wildcard is what all that match begin with.
-        let fixed: Option<[u8; 8]> = vendor.get(..8).and_then(|id| id.try_into().ok());
-        let fixed = fixed.filter(|id| id.iter().all(u8::is_ascii_hexdigit));
-        let wild = vendor.first().is_some_and(|byte| matches!(byte, b'*' | b'?' | b'['));
-        if !fixed.map_or(wild, |id| self.vendors.contains(&id)) {
+        let Some(ids) = line.strip_prefix(b"alias pci:v") else { return };
+        // Most lines are of vendors that are not here, and most others of other devices: of what is written in full.
+        let is_of_others = start_of::<8>(ids).is_some_and(|vendor| {
+            is_hex(&vendor)
+                && (!self.vendors.contains(&vendor)
+                    || start_of::<17>(ids)
+                        .is_some_and(|both| both.get(9..).is_some_and(is_hex) && !self.ids.contains(&both)))
+        });
+        if is_of_others {
             return;
         }
         let mut words = line.split(|byte| *byte == b' ').skip(1);
         let (Some(pattern), Some(module)) = (words.next(), words.next()) else { return };
-        let start = fixed.as_ref().and_then(|id| std::str::from_utf8(id).ok()).unwrap_or_default();
-        let start = format!("pci:v{start}");
-        for (modalias, modules) in self.kinds.range_mut(start.clone()..) {
-            if !modalias.starts_with(&start) {
+        // What stands before the first wildcard is what all that match begin with.
+        let fixed = pattern.split(|byte| matches!(byte, b'*' | b'?' | b'[')).next();
+        let Some(Ok(fixed)) = fixed.map(std::str::from_utf8) else { return };
+        for (modalias, modules) in self.kinds.range_mut::<str, _>((Bound::Included(fixed), Bound::Unbounded))
+        {
+            if !modalias.starts_with(fixed) {
                 break;
             }
             if glob(pattern, modalias.as_bytes()) {
@@ -68,6 +82,14 @@ impl Aliases {
             function.modules.extend(modules.into_iter().flatten().cloned());
         }
     }
+}
+
+fn start_of<const N: usize>(bytes: &[u8]) -> Option<[u8; N]> {
+    bytes.first_chunk().copied()
+}
+
+fn is_hex(bytes: &[u8]) -> bool {
+    bytes.iter().all(u8::is_ascii_hexdigit)
 }
 
 /// `*`, `?` and sets; only the last `*` is ever tried again, so that the time is bounded.
@@ -126,6 +148,9 @@ mod tests {
             alias pci:v000010DEd*sv*sd*bc03sc00i00* nvidiafb\n\
             alias pci:v*d*sv*sd*bc03sc00i00* anycard\n\
             alias pci:v00001002d00007310sv*sd*bc*sc*i* amdgpu\n\
+            alias pci:v000010DEd00002204sv00001458sd0000403Bbc03sc00i00 exact\n\
+            alias pci:v000010DEd0000220[34]sv*sd*bc*sc*i* range\n\
+            alias pci:v000010DEd00002205sv*sd*bc*sc*i* another\nalias pci:v000010D?d*sv*sd*bc*sc*i* wide\n\
             alias usb:v10DEp*d* nothing\nalias pci:v\nalias pci:v000010DE\n";
         let mut card = function("01:00.0", "030000", "10de:2204");
         card.modalias = Some("pci:v000010DEd00002204sv00001458sd0000403Bbc03sc00i00".into());
@@ -133,7 +158,7 @@ mod tests {
         let mut found = Aliases::new(&functions);
         each_line(aliases, &mut |line| found.line(line));
         found.fill(&mut functions);
-        assert_eq!(functions[0].modules, ["anycard", "nouveau", "nvidiafb"]);
+        assert_eq!(functions[0].modules, ["anycard", "exact", "nouveau", "nvidiafb", "range", "wide"]);
     }
 
     #[test]
