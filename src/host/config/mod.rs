@@ -286,7 +286,7 @@ struct Space<'b> {
     length: usize,
     bytes: RefCell<Cow<'b, [u8]>>,
     /// A bit for each register that is there.
-    have: Cell<[u64; EXTENDED / REGISTER / 64]>,
+    have: RefCell<[u64; EXTENDED / REGISTER / 64]>,
     /// Gets what is not there.
     fetch: Option<&'b dyn Fn(usize, usize) -> Option<Vec<u8>>>,
     /// Whether something could not be got.
@@ -299,7 +299,7 @@ impl<'b> Space<'b> {
         Self {
             length: bytes.len(),
             bytes: RefCell::new(Cow::Borrowed(bytes)),
-            have: Cell::new([u64::MAX; EXTENDED / REGISTER / 64]),
+            have: RefCell::new([u64::MAX; EXTENDED / REGISTER / 64]),
             fetch: None,
             cut: Cell::new(false),
         }
@@ -308,8 +308,8 @@ impl<'b> Space<'b> {
     fn fetched(fetch: &'b dyn Fn(usize, usize) -> Option<Vec<u8>>) -> Self {
         Self {
             length: EXTENDED,
-            bytes: RefCell::new(Cow::Owned(vec![0; EXTENDED])),
-            have: Cell::default(),
+            bytes: RefCell::new(Cow::Owned(Vec::new())),
+            have: RefCell::default(),
             fetch: Some(fetch),
             cut: Cell::new(false),
         }
@@ -317,10 +317,17 @@ impl<'b> Space<'b> {
 
     fn byte(&self, at: usize) -> Option<u8> {
         let register = at / REGISTER;
-        if self.have.get().get(register / 64)? >> (register % 64) & 1 == 0 {
+        if self.have.borrow().get(register / 64)? >> (register % 64) & 1 == 0 {
             self.fetch(if at < FIRST { 0..FIRST } else { register * REGISTER..(register + 1) * REGISTER })?;
         }
         self.bytes.borrow().get(at).copied()
+    }
+
+    /// Fetches registers at once of which each will be asked for.
+    fn want(&self, range: Range<usize>) {
+        if range.end <= CONVENTIONAL {
+            self.fetch(range);
+        }
     }
 
     fn fetch(&self, range: Range<usize>) -> Option<()> {
@@ -330,12 +337,14 @@ impl<'b> Space<'b> {
             self.cut.set(true);
             return None;
         };
-        self.bytes.borrow_mut().to_mut().get_mut(range.clone())?.copy_from_slice(&bytes);
-        let mut have = self.have.get();
+        let mut all = self.bytes.borrow_mut();
+        let all = all.to_mut();
+        all.resize(all.len().max(range.end), 0);
+        all.get_mut(range.clone())?.copy_from_slice(&bytes);
+        let mut have = self.have.borrow_mut();
         for register in range.step_by(REGISTER).map(|at| at / REGISTER) {
             *have.get_mut(register / 64)? |= 1 << (register % 64);
         }
-        self.have.set(have);
         Some(())
     }
 
@@ -458,8 +467,12 @@ fn extended(space: &Space) -> Option<Vec<Capability>> {
 fn express(space: &Space, at: usize) -> Option<Express> {
     let flags = space.word(at + 2)?;
     let kind = PortKind::of(flags >> 4 & 0xf);
-    let slot = if flags & 0x100 != 0 { space.long(at + 0x14).map(|word| (word >> 19) as u16) } else { None };
+    let has_slot = flags & 0x100 != 0;
     let linked = !matches!(kind, PortKind::IntegratedEndpoint | PortKind::EventCollector);
+    if linked {
+        space.want(at + 0x0c..at + if has_slot { 0x18 } else { 0x14 });
+    }
+    let slot = if has_slot { space.long(at + 0x14).map(|word| (word >> 19) as u16) } else { None };
     Some(Express { kind, slot, link: if linked { link(space, at, flags & 0xf) } else { None } })
 }
 
