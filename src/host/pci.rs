@@ -145,22 +145,40 @@ fn fill(look: &Look, folder: &Folder, function: &mut Function, apart: bool) {
     }
 }
 
+/// Class of displays: only they have `boot_vga` (drivers/pci/pci-sysfs.c, `pci_dev_attrs_are_visible`).
+const DISPLAY: u8 = 0x03;
+
+/// Whether the kernel may link a function to another one: a card, its sound, and controllers of USB and USB4
+/// (drivers/pci/quirks.c, `pci_create_device_link`; drivers/thunderbolt/acpi.c, `tb_acpi_add_link`).
+fn may_be_linked(class: Class) -> bool {
+    matches!(class.base(), DISPLAY | 0x04 | 0x08 | 0x0c)
+}
+
+/// Whether a region's size may be one that can be changed, as far as config space was seen.
+fn may_resize(function: &Function) -> bool {
+    let config = function.config.as_ref();
+    config.is_none_or(|config| config.extended.is_none() || !config.resizable.is_empty())
+}
+
 /// What only devices are asked for: what they are to the firmware and to one another, their memory, and their ends.
 fn of_a_device(look: &Look, folder: &Folder, function: &mut Function) {
-    let names = folder.names();
-    let has = |name: &str| names.binary_search_by(|have| have.as_str().cmp(name)).is_ok();
-    let text = |name: &str| if has(name) { folder.text(name) } else { None };
-    function.boot_vga = text("boot_vga").and_then(|flag| parse_flag(&flag));
-    if has("physfn") {
-        function.physical_function = folder.link_name("physfn").and_then(|name| full_address(&name));
+    function.physical_function = folder.link_name("physfn").and_then(|name| full_address(&name));
+    if function.class.base() == DISPLAY {
+        function.boot_vga = folder.text("boot_vga").and_then(|flag| parse_flag(&flag));
     }
+    // Listing a folder costs as much as all that is read in it.
+    let names = if may_be_linked(function.class) || !look.brief && may_resize(function) {
+        folder.names()
+    } else {
+        Vec::new()
+    };
     function.linked = names.iter().filter_map(|name| parse_linked(name)).collect();
     if look.brief {
         return;
     }
-    function.regions = text("resource").map(|text| regions(&text, &names));
+    function.regions = folder.text("resource").map(|text| regions(&text, &names));
     // Written by root, read by all, under no lock (drivers/pci/pci.c, `reset_method_show`).
-    let methods = text("reset_method");
+    let methods = folder.text("reset_method");
     function.reset_methods = methods.map(|methods| methods.split_whitespace().map(str::to_owned).collect());
 }
 
@@ -269,17 +287,22 @@ struct Place {
 /// `../../../devices/pci0000:00/0000:00:01.0/0000:01:00.0`: the path begins at the last root bus (`pciDDDD:BB`), so
 /// that what Intel's VMD hides in a domain of its own has a path in that domain; the VMD is still its parent.
 fn parse_place(link: &str) -> Place {
-    let components: Vec<&str> = link.split('/').collect();
-    let after_root_bus = components.iter().rposition(|name| name.starts_with("pci") && name.contains(':'));
-    let all: Vec<Address> = components.iter().filter_map(|name| full_address(name)).collect();
-    let Some(root_bus) = after_root_bus else { return Place::default() };
-    let mut below = components.iter().skip(root_bus + 1).filter_map(|name| full_address(name));
-    let path = below.next().map(|root| {
-        let mut path = DevicePath { root, below: Vec::new() };
-        path.below.extend(below.map(Address::device_function));
-        path
+    let mut all: Vec<Address> = Vec::new();
+    let mut root_bus = None;
+    for name in link.split('/') {
+        if name.starts_with("pci") && name.contains(':') {
+            root_bus = Some(all.len());
+        } else if let Some(address) = full_address(name) {
+            all.push(address);
+        }
+    }
+    let below = root_bus.and_then(|at| all.get(at..)).and_then(<[Address]>::split_first);
+    let path = below.map(|(root, below)| DevicePath {
+        root: *root,
+        below: below.iter().map(|address| address.device_function()).collect(),
     });
-    Place { path, parent: all.len().checked_sub(2).and_then(|at| all.get(at).copied()) }
+    let parent = all.len().checked_sub(2).filter(|_| root_bus.is_some());
+    Place { path, parent: parent.and_then(|at| all.get(at).copied()) }
 }
 
 /// `consumer:pci:0000:01:00.1` and `supplier:pci:0000:01:00.0` (drivers/base/core.c, device links).
