@@ -29,11 +29,11 @@ impl Generate {
             Ok::<_, Error>(path)
         };
         let pages = folder("man/man1")?;
-        clap_mangen::generate_to(Cli::command(), &pages)
+        clap_mangen::generate_to(Cli::<true>::command(), &pages)
             .map_err(|error| Error::io("write man pages below", &pages, &error))?;
         for (shell, below, name) in COMPLETIONS {
             let mut script = Vec::new();
-            clap_complete::generate(*shell, &mut Cli::command(), "gpuferry", &mut script);
+            clap_complete::generate(*shell, &mut Cli::<true>::command(), "gpuferry", &mut script);
             let path = folder(below)?.join(name);
             fs::write(&path, script).map_err(|error| Error::io("write", &path, &error))?;
         }
@@ -52,7 +52,7 @@ mod tests {
         assert_eq!(status, Status::Done);
         let bash = folder.path().join("bash-completion/completions/gpuferry");
         let bash = fs::read_to_string(bash).unwrap();
-        for verb in Cli::command().get_subcommands().filter(|verb| !verb.is_hide_set()) {
+        for verb in Cli::<true>::command().get_subcommands().filter(|verb| !verb.is_hide_set()) {
             let page = folder.path().join(format!("man/man1/gpuferry-{}.1", verb.get_name()));
             assert!(page.exists(), "{} has no page", verb.get_name());
             assert!(bash.contains(verb.get_name()), "{} is not completed", verb.get_name());

@@ -12,6 +12,7 @@ mod history;
 mod hook;
 mod inspect;
 mod keep;
+mod later;
 mod plan;
 mod reattach;
 mod render;
@@ -27,6 +28,7 @@ use crate::{
     language::Language,
 };
 use clap::{Parser, Subcommand};
+use later::Later;
 use std::{
     io::{self, Write},
     path::PathBuf,
@@ -35,7 +37,7 @@ use std::{
 /// Carries a GPU from this host to a KVM guest and back.
 #[derive(Debug, Parser)]
 #[command(name = "gpuferry", version, about, propagate_version = true)]
-pub struct Cli {
+pub struct Cli<const WHOLE: bool = false> {
     /// Print JSON instead of text.
     #[arg(long, global = true)]
     pub json: bool,
@@ -54,44 +56,44 @@ pub struct Cli {
     pub lang: Option<Language>,
     /// What to do; without it, the machine and the next step are shown.
     #[command(subcommand)]
-    pub verb: Option<Verb>,
+    pub verb: Option<Verb<WHOLE>>,
 }
 
 /// The verbs.
 #[derive(Debug, Subcommand)]
-pub enum Verb {
+pub enum Verb<const WHOLE: bool> {
     /// Show the machine: cards, IOMMU groups, devices, how it boots. With --json, everything that is known.
-    Inspect(inspect::Inspect),
+    Inspect(Later<inspect::Inspect, WHOLE>),
     /// Say what stands in the way, why, and what helps. Ends with status 1 where something blocks.
-    Doctor(doctor::Doctor),
+    Doctor(Later<doctor::Doctor, WHOLE>),
     /// Show what would change for a goal, as a diff. Changes nothing.
-    Plan(plan::Plan),
+    Plan(Later<plan::Plan, WHOLE>),
     /// Carry a plan out, after showing it and asking; `revert` undoes it.
-    Apply(apply::Apply),
+    Apply(Later<apply::Apply, WHOLE>),
     /// Undo everything that `apply` ever changed.
-    Revert(revert::Revert),
+    Revert(Later<revert::Revert, WHOLE>),
     /// Show every change that was made, step by step, with its time.
-    History(history::History),
+    History(Later<history::History, WHOLE>),
     /// Take cards away from the host, so that a guest can have them; undone by `reattach`.
-    Detach(detach::Detach),
+    Detach(Later<detach::Detach, WHOLE>),
     /// Bring cards home: drivers, screen and consoles as they were.
-    Reattach(reattach::Reattach),
+    Reattach(Later<reattach::Reattach, WHOLE>),
     /// Keep a card that was detached with --timeout: it does not go home by itself.
-    Keep(keep::Keep),
+    Keep(Later<keep::Keep, WHOLE>),
     /// Guests.
-    Vm(vm::Vm),
+    Vm(Later<vm::Vm, WHOLE>),
     /// Hand cards over when libvirt starts and stops its guests.
-    Hook(hook::Hook),
+    Hook(Later<hook::Hook, WHOLE>),
     /// Show who has which card, since when, and what comes next.
-    Status(status::Status),
+    Status(Later<status::Status, WHOLE>),
     /// Write this machine to a file for somebody else to look at, without what is personal.
-    Capture(capture::Capture),
+    Capture(Later<capture::Capture, WHOLE>),
     /// What the worker's unit runs.
     #[command(hide = true)]
-    Card(card::Card),
+    Card(Later<card::Card, WHOLE>),
     /// Write man pages and shell completions below a folder, for packagers.
     #[command(hide = true)]
-    Generate(generate::Generate),
+    Generate(Later<generate::Generate, WHOLE>),
 }
 
 /// What every verb is given.
@@ -139,7 +141,7 @@ pub fn main(words: impl IntoIterator<Item = std::ffi::OsString>) -> Status {
         }
         _ => {}
     }
-    let cli = match Cli::try_parse_from(words) {
+    let cli = match Cli::<false>::try_parse_from(words) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are no errors; clap knows which stream is right.
@@ -155,23 +157,23 @@ pub fn main(words: impl IntoIterator<Item = std::ffi::OsString>) -> Status {
     }
 }
 
-fn run(context: &Context, verb: Option<Verb>) -> Result<Status> {
+fn run(context: &Context, verb: Option<Verb<false>>) -> Result<Status> {
     match verb {
-        Some(Verb::Inspect(verb)) => verb.run(context),
-        Some(Verb::Doctor(verb)) => verb.run(context),
-        Some(Verb::Plan(verb)) => verb.run(context),
-        Some(Verb::Apply(verb)) => verb.run(context),
-        Some(Verb::Revert(verb)) => verb.run(context),
+        Some(Verb::Inspect(Later(verb))) => verb.run(context),
+        Some(Verb::Doctor(Later(verb))) => verb.run(context),
+        Some(Verb::Plan(Later(verb))) => verb.run(context),
+        Some(Verb::Apply(Later(verb))) => verb.run(context),
+        Some(Verb::Revert(Later(verb))) => verb.run(context),
         Some(Verb::History(_)) => history::History::run(context),
-        Some(Verb::Detach(verb)) => verb.run(context),
-        Some(Verb::Reattach(verb)) => verb.run(context),
-        Some(Verb::Hook(verb)) => verb.run(context),
+        Some(Verb::Detach(Later(verb))) => verb.run(context),
+        Some(Verb::Reattach(Later(verb))) => verb.run(context),
+        Some(Verb::Hook(Later(verb))) => verb.run(context),
         Some(Verb::Status(_)) => status::Status::run(context),
-        Some(Verb::Keep(verb)) => verb.run(context),
-        Some(Verb::Vm(verb)) => verb.run(context),
-        Some(Verb::Capture(verb)) => verb.run(context),
-        Some(Verb::Card(verb)) => verb.run(context),
-        Some(Verb::Generate(verb)) => verb.run(),
+        Some(Verb::Keep(Later(verb))) => verb.run(context),
+        Some(Verb::Vm(Later(verb))) => verb.run(context),
+        Some(Verb::Capture(Later(verb))) => verb.run(context),
+        Some(Verb::Card(Later(verb))) => verb.run(context),
+        Some(Verb::Generate(Later(verb))) => verb.run(),
         None => inspect::first_screen(context),
     }
 }
