@@ -12,7 +12,10 @@ use crate::{
     host::{Function, Host, Source},
 };
 use clap::{Args, ValueEnum};
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    mem::ManuallyDrop,
+};
 
 /// What `gpuferry inspect` is told.
 #[derive(Debug, Args)]
@@ -38,8 +41,9 @@ pub enum What {
 impl Inspect {
     pub(super) fn run(&self, context: &Context) -> Result<Status> {
         if context.json && self.what == Some(What::Devices) {
-            let host = look_at_devices(context)?;
-            let Host { schema, source, functions, unseen, .. } = &host;
+            // The process ends after it: its memory goes back at once, not string by string.
+            let host = ManuallyDrop::new(look_at_devices(context)?);
+            let Host { schema, source, functions, unseen, .. } = &*host;
             print_json(&Devices { schema: *schema, source: *source, functions, unseen })?;
             return Ok(Status::Done);
         }
@@ -75,7 +79,7 @@ pub(super) fn first_screen(context: &Context) -> Result<Status> {
 
 /// Piece by piece: a server's machine is tens of megabytes of text.
 fn print_json(value: &impl serde::Serialize) -> Result<()> {
-    let mut out = io::BufWriter::with_capacity(64 << 10, io::stdout().lock());
+    let mut out = io::BufWriter::with_capacity(16 << 10, io::stdout().lock());
     let written = serde_json::to_writer_pretty(&mut out, value).map_err(io::Error::from);
     match written.and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()) {
         // A reader that went away (`| head`) is no error.

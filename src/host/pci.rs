@@ -30,8 +30,14 @@ pub(super) fn functions<'r>(look: &Look<'r>) -> (Vec<Function>, Overrides<'r>) {
     let path = |address: &Address| format!("{DEVICES}/{address}/driver_override").into();
     let overrides = apart.then(|| look.root.begin_apart(addresses.iter().map(path).collect()));
     let threads = look.root.at_once().map_or(1, |(_, threads)| threads);
-    let parts: Vec<&[Address]> = addresses.chunks(addresses.len().div_ceil(threads).max(FEW)).collect();
-    let functions = look.each(&parts, |look, part| some(look, part, apart)).into_iter().flatten().collect();
+    // Each takes every so manieth one: what is alike (the virtual functions of a card) is beside one another.
+    let threads = threads.min(addresses.len().div_ceil(FEW)).max(1);
+    let part = |first| addresses.iter().skip(first).step_by(threads).copied().collect();
+    let parts: Vec<Vec<Address>> = (0..threads).map(part).collect();
+    let parts: Vec<&Vec<Address>> = parts.iter().collect();
+    let seen = look.each(&parts, |look, part| some(look, part, apart));
+    let mut functions: Vec<Function> = seen.into_iter().flatten().collect();
+    functions.sort_unstable_by_key(|function| function.address);
     (functions, Overrides(overrides))
 }
 
@@ -120,10 +126,12 @@ fn fill(look: &Look, folder: &Folder, function: &mut Function, apart: bool) {
     let runtime = folder.text("power/runtime_status");
     let awake = is_awake(power_state.as_deref(), runtime.as_deref());
     function.power = power_state.filter(|state| state != "unknown" && state != "error");
+    // Virtual functions have ffff there (SR-IOV specification, "Vendor ID").
+    let mut own = None;
     if awake || look.wake {
         let mut conventional = false;
         if let Some((head, config)) = config(look, folder) {
-            let own = Header::parse(&head).filter(|head| Some(head.id) == function.id());
+            own = Header::parse(&head).filter(|head| Some(head.id) == function.id());
             function.revision = own.map(|head| head.revision);
             conventional = config.capabilities.is_some() && config.express.is_none();
             function.set_config(config);
@@ -139,6 +147,9 @@ fn fill(look: &Look, folder: &Folder, function: &mut Function, apart: bool) {
     }
     if !look.brief {
         function.d3cold_allowed = folder.text("d3cold_allowed").and_then(|flag| parse_flag(&flag));
+    }
+    if own.is_none() {
+        function.physical_function = folder.link_name("physfn").and_then(|name| full_address(&name));
     }
     if !is_bridge(function.class) {
         of_a_device(look, folder, function);
@@ -162,7 +173,6 @@ fn may_resize(function: &Function) -> bool {
 
 /// What only devices are asked for: what they are to the firmware and to one another, their memory, and their ends.
 fn of_a_device(look: &Look, folder: &Folder, function: &mut Function) {
-    function.physical_function = folder.link_name("physfn").and_then(|name| full_address(&name));
     if function.class.base() == DISPLAY {
         function.boot_vga = folder.text("boot_vga").and_then(|flag| parse_flag(&flag));
     }

@@ -156,11 +156,17 @@ struct Held<'l> {
 }
 
 impl Held<'_> {
-    /// A file in it. One behind a link is looked for from the root on, which no link leads out of.
+    /// A file in it. One behind a link is looked for from the root on, which no link leads out of. A name without a
+    /// slash can lead nowhere else: it needs none of openat2(2)'s checks.
     fn at(&self, name: &str) -> io::Result<OwnedFd> {
-        let within = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
         let flags = READING | OFlags::CLOEXEC;
-        match fs::openat2(&self.folder, name, flags, Mode::empty(), within) {
+        let opened = if name.contains('/') || name == ".." {
+            let within = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+            fs::openat2(&self.folder, name, flags, Mode::empty(), within)
+        } else {
+            fs::openat(&self.folder, name, flags | OFlags::NOFOLLOW, Mode::empty())
+        };
+        match opened {
             Err(Errno::LOOP | Errno::XDEV | Errno::AGAIN | Errno::INTR) => {
                 self.live.at(&self.path.join(name), READING, 0)
             }
