@@ -25,28 +25,41 @@ const SCRIPT: &str = include_str!("../assets/bench.sh");
 
 /// Packs what looks read of PCI functions. What only the kernel can give (memory of devices) stays out.
 const PACK: &str = "mkdir /tmp/saved; cd /tmp/saved; cp -dR --parents /sys/bus/pci/devices /sys/devices/pci* \
-                    /sys/kernel/iommu_groups . 2>/dev/null; tar -cz sys | base64 -w0";
+                    /sys/kernel/iommu_groups /sys/dev . 2>/dev/null; tar -cz sys | base64 -w0";
 
-/// Runs the script where that /sys is.
-const UNPACK: &str = "base64 -d | tar -xz -C \"$1\" && mount --bind \"$1/sys\" /sys && \
-                      cd \"$1\" && PATH=$2:$PATH exec bash -c \"$3\" bench \"$4\" looks";
+/// Runs a program where that /sys is.
+const UNPACK: &str =
+    "base64 -d | tar -xz -C \"$1\" && mount --bind \"$1/sys\" /sys && exec \"$2\" bench \"$3\"";
 
-/// What is run on this machine, and what it is compared with.
-const PAIRS_HERE: [(&str, &str); 4] = [
+/// What people copy to see their groups.
+const LOOP: &str = include_str!("../assets/copied-loop.sh");
+
+/// As it is called in the tables.
+const LOOP_NAME: &str = "the loop over the groups that people copy: `lspci -nns` once a device";
+
+/// A command, and one that it is compared with.
+type Pair = (&'static str, &'static str);
+
+/// What is run on this machine.
+const PAIRS_HERE: [Pair; 4] = [
     ("gpuferry inspect devices --json", "lspci -nnk"),
     ("gpuferry inspect --json", "lspci -nnk"),
     ("gpuferry inspect --json", "lspci -Dnn"),
     ("gpuferry hook qemu nobody prepare begin -", "true"),
 ];
 
+/// What is run with the emulated host's /sys as files.
+const PAIRS_FILES: [Pair; 4] = [
+    ("gpuferry inspect devices --json", "lspci -nnk"),
+    ("gpuferry inspect --json", LOOP_NAME),
+    ("gpuferry inspect --json", "lspci -nnk"),
+    ("gpuferry inspect --json", "lspci -Dnn"),
+];
+
 /// What is compared: its name in the script's output, what gpuferry does, what it is compared with.
 const PAIRS: [(&str, &str, &str); 6] = [
     ("devices-nnk", "gpuferry inspect devices --json", "`lspci -nnk`"),
-    (
-        "inspect-loop",
-        "gpuferry inspect --json",
-        "the loop over the groups that people copy: `lspci -nns` once a device",
-    ),
+    ("inspect-loop", "gpuferry inspect --json", LOOP_NAME),
     ("inspect-nnk", "gpuferry inspect --json", "`lspci -nnk`"),
     ("inspect-Dnn", "gpuferry inspect --json", "`lspci -Dnn`"),
     ("detach", "gpuferry detach", "the bare sysfs writes: override, unbind, probe"),
@@ -55,15 +68,12 @@ const PAIRS: [(&str, &str, &str); 6] = [
 
 /// Measures and prints.
 pub(crate) fn run() -> Result<()> {
-    let functions = std::fs::read_dir("/sys/bus/pci/devices").map_or(0, Iterator::count);
-    let here = here(&lab::binaries::binaries()?.gpuferry)?;
+    let gpuferry = &lab::binaries::binaries()?.gpuferry;
+    here("this machine", gpuferry, &PAIRS_HERE, ROUNDS_HERE)?;
     let mut out = io::stdout();
-    writeln!(out, "this machine, {functions} PCI functions, {ROUNDS_HERE} rounds, medians\n\n{HEAD}")?;
-    for ((ours, theirs), rounds) in PAIRS_HERE.iter().zip(here) {
-        row(&mut out, ours, &format!("`{theirs}`"), rounds.iter().copied())?;
-    }
     writeln!(out)?;
-    let host = small_host(Machine::desktop().cpus(2)).program("/bench.sh", SCRIPT).try_boot()?;
+    let plan = small_host(Machine::desktop().cpus(2));
+    let host = plan.program("/bench.sh", SCRIPT).program("/copied-loop.sh", LOOP).try_boot()?;
     let functions = host.try_run("ls /sys/bus/pci/devices | wc -l", b"", Duration::from_secs(30))?;
     let output =
         host.try_run(&format!("cd /tmp && sh /bench.sh {ROUNDS}"), b"", Duration::from_secs(1800))?;
@@ -74,82 +84,75 @@ pub(crate) fn run() -> Result<()> {
         functions.text(),
         host.accelerator()
     )?;
-    rows(&mut out, &PAIRS, output.stdout())?;
+    let samples = samples(output.stdout())?;
+    for (name, ours, theirs) in PAIRS {
+        let rounds = samples.get(name).with_context(|| format!("nothing was measured for {name}"))?;
+        row(&mut out, ours, theirs, rounds)?;
+    }
+    writeln!(out)?;
     let saved = host.try_run(PACK, b"", Duration::from_secs(300))?;
     ensure!(saved.end == End::Exit(0), "/sys could not be packed: {}", saved.stderr());
     drop(host);
     if !rustix::process::geteuid().is_root() {
-        return Ok(writeln!(out, "\nonly root can put another /sys in the place of this machine's")?);
+        return Ok(writeln!(out, "only root can put another /sys in the place of this machine's")?);
     }
-    writeln!(
-        out,
-        "\nthis machine with that /sys as files, {} PCI functions, {ROUNDS_FILES} rounds, medians\n\n{HEAD}",
-        functions.text()
-    )?;
-    let looks: Vec<_> = PAIRS.into_iter().filter(|(_, ours, _)| ours.contains("inspect")).collect();
-    rows(&mut out, &looks, &with_files(saved.stdout())?)
+    with_files(gpuferry, saved.stdout())
 }
 
-/// What the script prints on this machine, in a mount namespace of its own.
-fn with_files(saved: &str) -> Result<String> {
+/// Measures and prints on this machine, in a mount namespace with another /sys: [`files`] does it there.
+fn with_files(gpuferry: &Path, saved: &str) -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let programs = lab::binaries::binaries()?.gpuferry.parent().context("gpuferry is in no folder")?;
     let mut child = Command::new("unshare")
         .args(["--mount", "sh", "-c", UNPACK, "bench"])
-        .args([folder.path(), programs])
-        .args([SCRIPT, &ROUNDS_FILES.to_string()])
+        .args([folder.path(), &std::env::current_exe()?, gpuferry])
         .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
         .spawn()
         .context("cannot start unshare")?;
     child.stdin.take().context("there is no pipe")?.write_all(saved.as_bytes())?;
-    let output = child.wait_with_output()?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    ensure!(output.status.success(), "the script failed: {said}");
-    Ok(said)
+    let status = child.wait()?;
+    ensure!(status.success(), "measuring with another /sys failed: {status}");
+    Ok(())
 }
 
-/// Rows of what the script printed.
-fn rows(out: &mut impl Write, pairs: &[(&str, &str, &str)], said: &str) -> Result<()> {
-    let samples = samples(said)?;
-    for (name, ours, theirs) in pairs {
-        let rounds = samples.get(*name).with_context(|| format!("nothing was measured for {name}"))?;
-        row(out, ours, theirs, rounds.iter().copied())?;
-    }
-    Ok(())
+/// Measures and prints where the emulated host's /sys is in the place of this machine's.
+pub(crate) fn files(gpuferry: &str) -> Result<()> {
+    here("this machine with that /sys as files", Path::new(gpuferry), &PAIRS_FILES, ROUNDS_FILES)
 }
 
 const HEAD: &str = "| gpuferry | ms | compared with | ms | ratio (median of rounds) |\n|---|---|---|---|---|";
 
 /// Pairs of microseconds as a row.
-fn row(
-    out: &mut impl Write,
-    ours: &str,
-    theirs: &str,
-    rounds: impl Iterator<Item = (f64, f64)> + Clone,
-) -> io::Result<()> {
-    let a = median(rounds.clone().map(|(a, _)| a / 1000.0));
-    let b = median(rounds.clone().map(|(_, b)| b / 1000.0));
-    let ratio = median(rounds.map(|(a, b)| a / b));
+fn row(out: &mut impl Write, ours: &str, theirs: &str, rounds: &[(f64, f64)]) -> io::Result<()> {
+    let a = median(rounds.iter().map(|(a, _)| a / 1000.0));
+    let b = median(rounds.iter().map(|(_, b)| b / 1000.0));
+    let ratio = median(rounds.iter().map(|(a, b)| a / b));
     writeln!(out, "| `{ours}` | {a:.1} | {theirs} | {b:.1} | {ratio:.3} |")
 }
 
-/// Microseconds of each of [`PAIRS_HERE`], round by round.
-fn here(gpuferry: &Path) -> Result<[Vec<(f64, f64)>; PAIRS_HERE.len()]> {
-    let mut all = [const { Vec::new() }; PAIRS_HERE.len()];
-    for _ in 0..ROUNDS_HERE {
-        for ((ours, theirs), rounds) in PAIRS_HERE.iter().zip(&mut all) {
+/// Runs pairs of commands in turn, round by round, and prints what they took.
+fn here(place: &str, gpuferry: &Path, pairs: &[Pair], rounds: usize) -> Result<()> {
+    let mut all = vec![Vec::new(); pairs.len()];
+    for _ in 0..rounds {
+        for ((ours, theirs), rounds) in pairs.iter().zip(&mut all) {
             rounds.push((took(gpuferry, ours)?, took(gpuferry, theirs)?));
         }
     }
-    Ok(all)
+    let functions = std::fs::read_dir("/sys/bus/pci/devices").map_or(0, Iterator::count);
+    let mut out = io::stdout();
+    writeln!(out, "{place}, {functions} PCI functions, {rounds} rounds, medians\n\n{HEAD}")?;
+    for ((ours, theirs), rounds) in pairs.iter().zip(&all) {
+        let theirs = if *theirs == LOOP_NAME { LOOP_NAME.to_owned() } else { format!("`{theirs}`") };
+        row(&mut out, ours, &theirs, rounds)?;
+    }
+    Ok(())
 }
 
 /// Microseconds that a command takes.
 fn took(gpuferry: &Path, command: &str) -> Result<f64> {
-    let mut words = command.split(' ');
-    let program = words.next().unwrap_or_default();
-    let mut command = Command::new(if program == "gpuferry" { gpuferry } else { Path::new(program) });
+    let words: Vec<&str> =
+        if command == LOOP_NAME { vec!["sh", "-c", LOOP] } else { command.split(' ').collect() };
+    let (program, words) = words.split_first().context("there is no command")?;
+    let mut command = Command::new(if *program == "gpuferry" { gpuferry } else { Path::new(program) });
     command.args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let begun = Instant::now();
     let status = command.status().with_context(|| format!("cannot start {program}"))?;
