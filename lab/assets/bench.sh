@@ -35,9 +35,12 @@ while [ $i -lt $rounds ]; do
     timed lspci -nnk; b=$took
     echo "devices-nnk $a $b"
     timed gpuferry inspect --json; a=$took
+    timed lspci -nnk; b=$took
     echo "inspect-nnk $a $b"
+    timed gpuferry inspect --json; a=$took
     timed lspci -Dnn; b=$took
     echo "inspect-Dnn $a $b"
+    timed gpuferry inspect --json; a=$took
     timed sh /copied-loop.sh; b=$took
     echo "inspect-loop $a $b"
 done

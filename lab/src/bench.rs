@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use lab::{End, Machine, small_host};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -23,13 +23,14 @@ const ROUNDS_FILES: usize = 31;
 
 const SCRIPT: &str = include_str!("../assets/bench.sh");
 
-/// Packs what looks read of PCI functions. What only the kernel can give (memory of devices) stays out.
-const PACK: &str = "mkdir /tmp/saved; cd /tmp/saved; cp -dR --parents /sys/bus/pci/devices /sys/devices/pci* \
-                    /sys/kernel/iommu_groups /sys/dev . 2>/dev/null; tar -cz sys | base64 -w0";
+/// Packs /sys but for what neither program reads: what debugging is for, and the kernel's lists of its own memory. What
+/// cannot be read (memory of devices) stays out.
+const PACK: &str = "mkdir /tmp/saved; cd /tmp/saved; cp -dR --parents /sys/b* /sys/class /sys/dev /sys/devices \
+                    /sys/firmware /sys/kernel/iommu_groups /sys/module . 2>/dev/null; tar -cz sys | base64 -w0";
 
 /// Runs a program where that /sys is.
 const UNPACK: &str =
-    "base64 -d | tar -xz -C \"$1\" && mount --bind \"$1/sys\" /sys && exec \"$2\" bench \"$3\"";
+    "base64 -d | tar -xz -C \"$1\" && mount --bind \"$1/sys\" /sys && exec \"$2\" bench files \"$3\"";
 
 /// What people copy to see their groups.
 const LOOP: &str = include_str!("../assets/copied-loop.sh");
@@ -152,13 +153,20 @@ fn took(gpuferry: &Path, command: &str) -> Result<f64> {
     let words: Vec<&str> =
         if command == LOOP_NAME { vec!["sh", "-c", LOOP] } else { command.split(' ').collect() };
     let (program, words) = words.split_first().context("there is no command")?;
-    let mut command = Command::new(if *program == "gpuferry" { gpuferry } else { Path::new(program) });
+    let mut command = Command::new(if *program == "gpuferry" { gpuferry.to_owned() } else { found(program) });
     command.args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let begun = Instant::now();
     let status = command.status().with_context(|| format!("cannot start {program}"))?;
     let took = begun.elapsed().as_secs_f64() * 1e6;
     ensure!(status.success(), "{program} ended with {status}");
     Ok(took)
+}
+
+/// Where a program is, so that the search for it is not measured.
+fn found(program: &str) -> PathBuf {
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    let mut places = std::env::split_paths(&folders).map(|folder| folder.join(program));
+    places.find(|place| place.is_file()).unwrap_or_else(|| program.into())
 }
 
 /// Pairs of microseconds by name.

@@ -35,7 +35,7 @@ fn main() -> ExitCode {
     let result = match words.as_slice() {
         ["doctor"] => doctor::report(),
         ["bench"] => bench::run(),
-        ["bench", gpuferry] => bench::files(gpuferry),
+        ["bench", "files", gpuferry] => bench::files(gpuferry),
         ["build"] => build(),
         ["demo"] => build().and_then(|()| demo::run()),
         ["boot", kind, options @ ..] => plan(kind, options).and_then(boot),

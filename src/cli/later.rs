@@ -5,8 +5,8 @@ use clap::{
     builder::{Resettable, StyledStr},
 };
 
-/// A verb's words. `WHOLE`: described at once, for who shows all that there is (in `gpuferry help`, clap lists the parts
-/// of verbs that are described already).
+/// A verb's words. `WHOLE`: described at once, for man pages and completions (of what follows `gpuferry help`, clap
+/// completes only what is described already).
 #[derive(Debug)]
 pub struct Later<T, const WHOLE: bool>(pub T);
 
@@ -15,8 +15,16 @@ impl<T: FromArgMatches, const WHOLE: bool> FromArgMatches for Later<T, WHOLE> {
         T::from_arg_matches(matches).map(Self)
     }
 
+    fn from_arg_matches_mut(matches: &mut ArgMatches) -> Result<Self, Error> {
+        T::from_arg_matches_mut(matches).map(Self)
+    }
+
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), Error> {
         self.0.update_from_arg_matches(matches)
+    }
+
+    fn update_from_arg_matches_mut(&mut self, matches: &mut ArgMatches) -> Result<(), Error> {
+        self.0.update_from_arg_matches_mut(matches)
     }
 }
 
@@ -54,5 +62,46 @@ mod tests {
                 assert_eq!(later.to_string(), now.to_string());
             }
         }
+    }
+
+    #[test]
+    fn wrong_words_are_answered_the_same() {
+        let calls = [
+            "--help",
+            "help",
+            "help hook install",
+            "help hook instal",
+            "help nothing",
+            "-V",
+            "inspect -V",
+            "-h",
+            "detach -h",
+            "nothing",
+            "inspct",
+            "inspect nothing",
+            "inspect --nothing",
+            "detach",
+            "detach --tmeout 5",
+            "detach --timeout",
+            "hook",
+            "hook install --nothing",
+            "vm run --cpus x",
+            "plan",
+            "capture",
+            "--host",
+            "--lang xx",
+            "card",
+            "generate",
+            "inspect --json --json",
+        ];
+        for call in calls {
+            let words = || ["gpuferry"].into_iter().chain(call.split(' '));
+            let now = Cli::<true>::try_parse_from(words()).unwrap_err();
+            let later = Cli::<false>::try_parse_from(words()).unwrap_err();
+            assert_eq!((later.kind(), later.to_string()), (now.kind(), now.to_string()), "{call}");
+        }
+        let words = ["gpuferry", "detach", "--json", "01:00.0", "--timeout", "60", "--host", "x"];
+        let (now, later) = (Cli::<true>::parse_from(words), Cli::<false>::parse_from(words));
+        assert_eq!(format!("{now:?}"), format!("{later:?}"));
     }
 }

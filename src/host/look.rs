@@ -71,6 +71,16 @@ impl<'r> Look<'r> {
         })
     }
 
+    /// Looks, and puts what could not be seen in an order that does not depend on who looked when.
+    pub(super) fn in_order<T>(&self, what: impl FnOnce() -> T) -> T {
+        let noted = self.unseen.borrow().len();
+        let seen = what();
+        if let Some(new) = self.unseen.borrow_mut().get_mut(noted..) {
+            new.sort_unstable();
+        }
+        seen
+    }
+
     /// Begins to look at something in a thread, through a door that others look through as well. `None`: there can be
     /// no more threads.
     fn begin<'s, T: Send + 's>(

@@ -363,8 +363,8 @@ pub struct Function {
     pub header_type: Option<u8>,
     /// Link now and at most.
     pub link: Option<Link>,
-    /// Other functions that this one's driver waits for or that wait for it (`consumer:pci:` and `supplier:pci:`). Bridges
-    /// are not asked.
+    /// Other functions that this one's driver waits for or that wait for it (`consumer:pci:` and `supplier:pci:`). Asked
+    /// of displays, sound, and controllers of USB, USB4 and the like: the kernel links no others.
     pub linked: Vec<Address>,
     /// Modalias of the kernel.
     pub modalias: Option<String>,

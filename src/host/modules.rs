@@ -1,6 +1,6 @@
 //! Modules that say they can drive a function: the `pci:` lines of modules.alias, as `modprobe` would match them.
 //!
-//! One pass over the file for all functions; most lines are ruled out by their vendor.
+//! One pass over the file for all functions; most lines are ruled out by the ids in them.
 
 use super::{Function, look::Look};
 use std::{
@@ -53,8 +53,7 @@ impl Aliases {
         let is_of_others = start_of::<8>(ids).is_some_and(|vendor| {
             is_hex(&vendor)
                 && (!self.vendors.contains(&vendor)
-                    || start_of::<17>(ids)
-                        .is_some_and(|both| both.get(9..).is_some_and(is_hex) && !self.ids.contains(&both)))
+                    || start_of::<17>(ids).is_some_and(|both| is_pair(&both) && !self.ids.contains(&both)))
         });
         if is_of_others {
             return;
@@ -86,6 +85,12 @@ impl Aliases {
 
 fn start_of<const N: usize>(bytes: &[u8]) -> Option<[u8; N]> {
     bytes.first_chunk().copied()
+}
+
+/// Two ids that are written in full.
+fn is_pair(bytes: &[u8; 17]) -> bool {
+    let [vendor @ .., b'd', _, _, _, _, _, _, _, _] = bytes else { return false };
+    is_hex(vendor) && bytes.last_chunk::<8>().is_some_and(|device| is_hex(device))
 }
 
 fn is_hex(bytes: &[u8]) -> bool {
@@ -151,6 +156,7 @@ mod tests {
             alias pci:v000010DEd00002204sv00001458sd0000403Bbc03sc00i00 exact\n\
             alias pci:v000010DEd0000220[34]sv*sd*bc*sc*i* range\n\
             alias pci:v000010DEd00002205sv*sd*bc*sc*i* another\nalias pci:v000010D?d*sv*sd*bc*sc*i* wide\n\
+            alias pci:v000010DE*d00002204* odd\nalias pci:v000010DE?00002204sv* odder\n\
             alias usb:v10DEp*d* nothing\nalias pci:v\nalias pci:v000010DE\n";
         let mut card = function("01:00.0", "030000", "10de:2204");
         card.modalias = Some("pci:v000010DEd00002204sv00001458sd0000403Bbc03sc00i00".into());
@@ -158,7 +164,10 @@ mod tests {
         let mut found = Aliases::new(&functions);
         each_line(aliases, &mut |line| found.line(line));
         found.fill(&mut functions);
-        assert_eq!(functions[0].modules, ["anycard", "exact", "nouveau", "nvidiafb", "range", "wide"]);
+        assert_eq!(
+            functions[0].modules,
+            ["anycard", "exact", "nouveau", "nvidiafb", "odd", "odder", "range", "wide"]
+        );
     }
 
     #[test]

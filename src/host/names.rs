@@ -139,7 +139,7 @@ impl List<'_> {
         (vendor.id == id).then_some(vendor)
     }
 
-    /// The first vendor whose line begins behind an offset (at 0: or there). Nothing is looked through twice: some have a
+    /// The first vendor whose line begins behind an offset (at 0: or there). No long part is looked through twice: some have a
     /// tenth of the list.
     fn vendor_after(&self, offset: u64) -> Option<Vendor> {
         let before =
@@ -313,6 +313,21 @@ mod tests {
             read.get(),
             list.len() / WINDOW
         );
+    }
+
+    #[test]
+    fn devices_are_passed_over_wherever_a_vendor_begins() {
+        for end in ["\n", "\r\n", "\n#\n", "\n\n", "\n\t\t1 2  Board\n"] {
+            for length in 0..600 {
+                // A line of each length behind the first vendor, and many as long before the third.
+                let long = format!("\t0001  {}{end}", "x".repeat(length));
+                let list = format!("0001  A{end}{long}0002  B{end}{}0003  C{end}", long.repeat(9));
+                let vendors = ["A", "B", "C"].map(str::to_owned);
+                let wanted = (1..5).map(|vendor| DeviceId { vendor, device: 9 }).collect();
+                let found = find(list.as_bytes(), &wanted).vendors;
+                assert!(found.into_iter().eq((1..4).zip(vendors)), "{length} {end:?}");
+            }
+        }
     }
 
     #[test]

@@ -206,6 +206,88 @@ mod tests {
         }
     }
 
+    /// Config space with a header of these ids, and PCI Express with Resizable BAR where it is that long.
+    fn config(vendor: u16, device: u16, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; 4096];
+        let registers = [
+            (0x00, u32::from(device) << 16 | u32::from(vendor)),
+            (0x04, 0x0010_0000),
+            (0x34, 0x40),
+            (0x40, 0x0002_0010),
+            (0x100, 0x0001_0015),
+            (0x104, 0xff0),
+            (0x108, 0x0000_0821),
+        ];
+        for (at, value) in registers {
+            bytes[at..at + 4].copy_from_slice(&u32::to_le_bytes(value));
+        }
+        bytes.truncate(length);
+        bytes
+    }
+
+    #[test]
+    fn what_only_some_functions_have_is_found_where_it_is() {
+        let mut tree = Tree::new();
+        // Class, config space as far as it is shown, whether it sleeps; 10de:2204 all of them.
+        let card = config(0x10de, 0x2204, 4096);
+        let all: [(&str, Option<Vec<u8>>, bool); 8] = [
+            ("0300", Some(card.clone()), false),
+            ("0302", Some(config(0x10de, 0x2204, 64)), false),
+            ("0300", Some(card.clone()), true),
+            ("1200", Some(card.clone()), false),
+            ("1200", Some(vec![0; 256]), false),
+            ("0200", Some(config(0xffff, 0xffff, 256)), false),
+            ("0880", Some(config(0x10de, 0x2204, 256)), false),
+            ("1200", None, false),
+        ];
+        for (device, (class, config, sleeps)) in all.iter().enumerate() {
+            let folder = format!("/sys/devices/pci0000:00/0000:00:{device:02x}.0");
+            let link = format!("../../..{}", &folder[4..]);
+            tree.link(&format!("/sys/bus/pci/devices/0000:00:{device:02x}.0"), &link);
+            let (base, sub) = class.split_at(2);
+            let modalias = format!("pci:v000010DEd00002204sv00001458sd00001234bc{base}sc{sub}i00\n");
+            tree.file(&format!("{folder}/modalias"), modalias);
+            tree.file(&format!("{folder}/power_state"), if *sleeps { "D3hot\n" } else { "D0\n" });
+            if let Some(config) = config {
+                tree.file(&format!("{folder}/config"), config);
+            }
+            let bar = "0x00000000a4000000 0x00000000a4ffffff 0x0000000000040200\n";
+            tree.file(&format!("{folder}/resource"), bar);
+            tree.file(&format!("{folder}/resource0_resize"), "0000000000000ff0\n");
+            if matches!(device, 0 | 6) {
+                tree.link(&format!("{folder}/consumer:pci:0000:00:07.0"), "../x");
+            }
+            if device == 5 {
+                tree.link(&format!("{folder}/physfn"), "../0000:00:07.0");
+            }
+            if device == 0 {
+                tree.file(&format!("{folder}/boot_vga"), "1\n");
+                tree.file(&format!("{folder}/reset_method"), "flr bus\n");
+            }
+        }
+        let host = observe(&tree);
+        let told = host.functions.iter().map(|function| {
+            let regions = function.regions.as_deref().unwrap_or_default();
+            let resizable = regions.iter().any(|region| region.resizable);
+            (resizable, function.linked.len(), function.physical_function.is_some())
+        });
+        let wanted = [
+            (true, 1, false),
+            (true, 0, false),
+            (true, 0, false),
+            (true, 0, false),
+            (true, 0, false),
+            (true, 0, true),
+            (true, 1, false),
+            (true, 0, false),
+        ];
+        assert_eq!(told.collect::<Vec<_>>(), wanted);
+        assert_eq!(host.functions[0].config.as_ref().unwrap().resizable.len(), 1);
+        assert_eq!(host.functions[0].boot_vga, Some(true));
+        assert_eq!(host.functions[0].reset_methods.as_deref().unwrap(), ["flr", "bus"]);
+        assert!(host.functions[2].config.is_none(), "it sleeps on");
+    }
+
     #[test]
     fn a_hand_over_knows_the_module_of_a_card_that_early_binding_lent() {
         let host = observe_for_hand_over(&tree());

@@ -35,7 +35,7 @@ pub(super) fn functions<'r>(look: &Look<'r>) -> (Vec<Function>, Overrides<'r>) {
     let part = |first| addresses.iter().skip(first).step_by(threads).copied().collect();
     let parts: Vec<Vec<Address>> = (0..threads).map(part).collect();
     let parts: Vec<&Vec<Address>> = parts.iter().collect();
-    let seen = look.each(&parts, |look, part| some(look, part, apart));
+    let seen = look.in_order(|| look.each(&parts, |look, part| some(look, part, apart)));
     let mut functions: Vec<Function> = seen.into_iter().flatten().collect();
     functions.sort_unstable_by_key(|function| function.address);
     (functions, Overrides(overrides))
@@ -126,7 +126,6 @@ fn fill(look: &Look, folder: &Folder, function: &mut Function, apart: bool) {
     let runtime = folder.text("power/runtime_status");
     let awake = is_awake(power_state.as_deref(), runtime.as_deref());
     function.power = power_state.filter(|state| state != "unknown" && state != "error");
-    // Virtual functions have ffff there (SR-IOV specification, "Vendor ID").
     let mut own = None;
     if awake || look.wake {
         let mut conventional = false;
@@ -148,21 +147,23 @@ fn fill(look: &Look, folder: &Folder, function: &mut Function, apart: bool) {
     if !look.brief {
         function.d3cold_allowed = folder.text("d3cold_allowed").and_then(|flag| parse_flag(&flag));
     }
-    if own.is_none() {
+    // Virtual functions have ffff in their headers (SR-IOV specification, "Vendor ID").
+    if own.is_none() || function.class.base() == DISPLAY {
         function.physical_function = folder.link_name("physfn").and_then(|name| full_address(&name));
     }
     if !is_bridge(function.class) {
-        of_a_device(look, folder, function);
+        of_a_device(look, folder, function, own.is_some());
     }
 }
 
-/// Class of displays: only they have `boot_vga` (drivers/pci/pci-sysfs.c, `pci_dev_attrs_are_visible`).
+/// Classes of displays, today's and that of old: no others have `boot_vga` (include/linux/pci.h, `pci_is_vga`).
 const DISPLAY: u8 = 0x03;
+const OLD: u8 = 0x00;
 
 /// Whether the kernel may link a function to another one: a card, its sound, and controllers of USB and USB4
 /// (drivers/pci/quirks.c, `pci_create_device_link`; drivers/thunderbolt/acpi.c, `tb_acpi_add_link`).
 fn may_be_linked(class: Class) -> bool {
-    matches!(class.base(), DISPLAY | 0x04 | 0x08 | 0x0c)
+    matches!(class.base(), OLD | DISPLAY | 0x04 | 0x08 | 0x0c)
 }
 
 /// Whether a region's size may be one that can be changed, as far as config space was seen.
@@ -172,12 +173,13 @@ fn may_resize(function: &Function) -> bool {
 }
 
 /// What only devices are asked for: what they are to the firmware and to one another, their memory, and their ends.
-fn of_a_device(look: &Look, folder: &Folder, function: &mut Function) {
-    if function.class.base() == DISPLAY {
+/// `seen`: its config space is its own.
+fn of_a_device(look: &Look, folder: &Folder, function: &mut Function, seen: bool) {
+    if matches!(function.class.base(), OLD | DISPLAY) {
         function.boot_vga = folder.text("boot_vga").and_then(|flag| parse_flag(&flag));
     }
     // Listing a folder costs as much as all that is read in it.
-    let names = if may_be_linked(function.class) || !look.brief && may_resize(function) {
+    let names = if may_be_linked(function.class) || !look.brief && (!seen || may_resize(function)) {
         folder.names()
     } else {
         Vec::new()

@@ -41,6 +41,9 @@ pub enum RegionKind {
 /// `PCI_NUM_RESOURCES`).
 const MOST: usize = 32;
 
+/// What the kernel writes of a region that is not there.
+const ABSENT: &[u8] = b"0x0000000000000000 0x0000000000000000 0x0000000000000000";
+
 /// Lines of start, end and flags (include/linux/ioport.h); a region that is not there has no flags and no size.
 pub(super) fn parse_resource(text: &str) -> Vec<Region> {
     let region = |(index, line): (usize, &[u8])| {
@@ -61,9 +64,9 @@ pub(super) fn parse_resource(text: &str) -> Vec<Region> {
             resizable: false,
         })
     };
-    // Two of three lines are all zeroes, as the kernel writes them: they are not looked at twice.
+    // Two of three lines are such.
     let lines = text.as_bytes().split(|byte| *byte == b'\n').take(MOST).enumerate();
-    lines.filter(|(_, line)| !line.ends_with(b" 0x0000000000000000")).filter_map(region).collect()
+    lines.filter(|(_, line)| *line != ABSENT).filter_map(region).collect()
 }
 
 /// `0x` and at most sixteen digits.

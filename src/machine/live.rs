@@ -107,6 +107,7 @@ const WINDOW: usize = 64 << 10;
 /// kernel would fetch it from the device.
 fn part(file: &OwnedFd, offset: u64, length: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(length);
+    debug_assert_eq!(bytes.capacity(), length, "more than was asked for would be read");
     while bytes.len() < length {
         let at = offset + bytes.len() as u64;
         if retry_on_intr(|| rustix::io::pread(file, spare_capacity(&mut bytes), at))? == 0 {
@@ -728,6 +729,11 @@ mod tests {
             "out",
             "none",
             "driver",
+            "away",
+            "away/version",
+            "..",
+            ".",
+            "../device/class",
         ];
         for name in all {
             let (path, kind) = (Path::new("/device").join(name), |error: io::Error| error.kind());
