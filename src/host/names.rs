@@ -139,8 +139,8 @@ impl List<'_> {
         (vendor.id == id).then_some(vendor)
     }
 
-    /// The first vendor whose line begins behind an offset (at 0: or there). No long part is looked through twice: some have a
-    /// tenth of the list.
+    /// The first vendor whose line begins behind an offset (at 0: or there). No long part is looked through twice: one
+    /// has a quarter of the list.
     fn vendor_after(&self, offset: u64) -> Option<Vendor> {
         let before =
             |known: &BTreeMap<u64, Option<Vendor>>| Some(known.range(..=offset).next_back()?.1.clone());

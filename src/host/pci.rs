@@ -30,7 +30,7 @@ pub(super) fn functions<'r>(look: &Look<'r>) -> (Vec<Function>, Overrides<'r>) {
     let path = |address: &Address| format!("{DEVICES}/{address}/driver_override").into();
     let overrides = apart.then(|| look.root.begin_apart(addresses.iter().map(path).collect()));
     let threads = look.root.at_once().map_or(1, |(_, threads)| threads);
-    // Each takes every so manieth one: what is alike (the virtual functions of a card) is beside one another.
+    // Each takes every nth one: what is alike (the virtual functions of a card) is side by side.
     let threads = threads.min(addresses.len().div_ceil(FEW)).max(1);
     let part = |first| addresses.iter().skip(first).step_by(threads).copied().collect();
     let parts: Vec<Vec<Address>> = (0..threads).map(part).collect();
@@ -148,7 +148,7 @@ fn fill(look: &Look, folder: &Folder, function: &mut Function, apart: bool) {
         function.d3cold_allowed = folder.text("d3cold_allowed").and_then(|flag| parse_flag(&flag));
     }
     // Virtual functions have ffff in their headers (SR-IOV specification, "Vendor ID").
-    if own.is_none() || function.class.base() == DISPLAY {
+    if own.is_none() || is_display(function.class) {
         function.physical_function = folder.link_name("physfn").and_then(|name| full_address(&name));
     }
     if !is_bridge(function.class) {
@@ -156,14 +156,15 @@ fn fill(look: &Look, folder: &Folder, function: &mut Function, apart: bool) {
     }
 }
 
-/// Classes of displays, today's and that of old: no others have `boot_vga` (include/linux/pci.h, `pci_is_vga`).
-const DISPLAY: u8 = 0x03;
-const OLD: u8 = 0x00;
+/// Displays, those of before there were classes too: no others have `boot_vga` (include/linux/pci.h, `pci_is_vga`).
+fn is_display(class: Class) -> bool {
+    class.base() == 0x03 || class.subclass() == 0x0001
+}
 
 /// Whether the kernel may link a function to another one: a card, its sound, and controllers of USB and USB4
 /// (drivers/pci/quirks.c, `pci_create_device_link`; drivers/thunderbolt/acpi.c, `tb_acpi_add_link`).
 fn may_be_linked(class: Class) -> bool {
-    matches!(class.base(), OLD | DISPLAY | 0x04 | 0x08 | 0x0c)
+    is_display(class) || matches!(class.base(), 0x04 | 0x08 | 0x0c)
 }
 
 /// Whether a region's size may be one that can be changed, as far as config space was seen.
@@ -175,7 +176,7 @@ fn may_resize(function: &Function) -> bool {
 /// What only devices are asked for: what they are to the firmware and to one another, their memory, and their ends.
 /// `seen`: its config space is its own.
 fn of_a_device(look: &Look, folder: &Folder, function: &mut Function, seen: bool) {
-    if matches!(function.class.base(), OLD | DISPLAY) {
+    if is_display(function.class) {
         function.boot_vga = folder.text("boot_vga").and_then(|flag| parse_flag(&flag));
     }
     // Listing a folder costs as much as all that is read in it.
