@@ -23,8 +23,8 @@ const ROUNDS_FILES: usize = 31;
 
 const SCRIPT: &str = include_str!("../assets/bench.sh");
 
-/// Packs /sys but for what neither program reads: what debugging is for, and the kernel's lists of its own memory. What
-/// cannot be read (memory of devices) stays out.
+/// Packs /sys, of /sys/kernel only the groups: a look finds no huge pages and no lockdown there. What cannot be read
+/// (memory of devices) stays out.
 const PACK: &str = "mkdir /tmp/saved; cd /tmp/saved; cp -dR --parents /sys/b* /sys/class /sys/dev /sys/devices \
                     /sys/firmware /sys/kernel/iommu_groups /sys/module . 2>/dev/null; tar -cz sys | base64 -w0";
 
