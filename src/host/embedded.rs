@@ -18,29 +18,44 @@ fn name(start: u32, length: u16) -> &'static str {
 
 /// A vendor's name.
 pub(crate) fn vendor(id: u16) -> Option<&'static str> {
-    let at = VENDORS.binary_search_by_key(&id, |(vendor, _, _)| *vendor).ok()?;
-    VENDORS.get(at).map(|(_, start, length)| name(*start, *length))
+    let at = VENDORS.binary_search_by_key(&id, |(vendor, ..)| *vendor).ok()?;
+    VENDORS.get(at).map(|(_, start, length, _)| name(*start, *length))
 }
 
 /// Every vendor and its name, by number.
 pub(crate) fn vendors() -> impl Iterator<Item = (u16, &'static str)> {
-    VENDORS.iter().map(|(vendor, start, length)| (*vendor, name(*start, *length)))
+    VENDORS.iter().map(|(vendor, start, length, _)| (*vendor, name(*start, *length)))
 }
 
 /// A device's name, after that of its vendor.
 pub(crate) fn device(id: DeviceId) -> Option<String> {
     let wanted = (id.vendor, id.device);
-    let at = DEVICES.binary_search_by_key(&wanted, |(id, _, _)| *id).ok()?;
-    let (_, start, length) = DEVICES.get(at)?;
+    let at = DEVICES.binary_search_by_key(&wanted, |(id, ..)| *id).ok()?;
+    let (_, start, length, _) = DEVICES.get(at)?;
     Some(format!("{} {}", vendor(id.vendor)?, name(*start, *length)))
 }
 
 /// The devices of a vendor and their names, by number.
 pub(crate) fn devices(vendor: u16) -> impl Iterator<Item = (u16, &'static str)> {
-    let from = DEVICES.partition_point(|((other, _), _, _)| *other < vendor);
+    let from = DEVICES.partition_point(|((other, _), ..)| *other < vendor);
     let own = DEVICES.get(from..).unwrap_or_default().iter();
-    own.take_while(move |((other, _), _, _)| *other == vendor)
-        .map(|((_, device), start, length)| (*device, name(*start, *length)))
+    own.take_while(move |((other, _), ..)| *other == vendor)
+        .map(|((_, device), start, length, _)| (*device, name(*start, *length)))
+}
+
+/// About where a vendor's line, or that of the next one, is in a list like this one: in bytes.
+pub(super) fn place_of_vendor(id: u32) -> i64 {
+    let at = VENDORS.partition_point(|(vendor, ..)| u32::from(*vendor) < id);
+    let behind = || VENDORS.last().map_or(0, |(.., place)| *place);
+    VENDORS.get(at).map_or_else(behind, |(.., place)| *place).into()
+}
+
+/// The same for a device's line; behind all devices of a vendor, where the next vendor's begin.
+pub(super) fn place_of_device(vendor: u32, device: u32) -> i64 {
+    let at =
+        DEVICES.partition_point(|((other, own), ..)| (u32::from(*other), u32::from(*own)) < (vendor, device));
+    let behind = || DEVICES.last().map_or(0, |(.., place)| *place);
+    DEVICES.get(at).map_or_else(behind, |(.., place)| *place).into()
 }
 
 /// Every class with its subclass (two bytes), and its name; a base class's own name stands at its subclass 80.
@@ -54,8 +69,8 @@ mod tests {
 
     #[test]
     fn the_tables_are_sorted_and_whole() {
-        assert!(VENDORS.is_sorted_by_key(|(vendor, _, _)| *vendor));
-        assert!(DEVICES.is_sorted_by_key(|(id, _, _)| *id));
+        assert!(VENDORS.is_sorted_by_key(|(vendor, ..)| *vendor));
+        assert!(DEVICES.is_sorted_by_key(|(id, ..)| *id));
         assert!(VENDORS.len() > 2000 && DEVICES.len() > 15_000, "{} {}", VENDORS.len(), DEVICES.len());
         assert!(vendors().all(|(_, name)| !name.is_empty()));
     }

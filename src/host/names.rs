@@ -6,6 +6,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet},
     ops::Range,
+    rc::Rc,
 };
 
 /// Where distributions keep it: Debian and Arch, Fedora and SUSE, and pciutils' own place.
@@ -49,23 +50,31 @@ pub fn find(text: &[u8], wanted: &BTreeSet<DeviceId>) -> Found {
 type Read<'r> = dyn Fn(u64, usize) -> Option<Vec<u8>> + 'r;
 
 /// Vendors are `10de  Name`, their devices follow as `<tab>2204  Name`, subsystems have two tabs, and a list of classes
-/// is at the end (`C 00  …`). Each level is in order, so that less than half of the 1.4 MB is read; what is in the
-/// wrong place is not found.
+/// is at the end (`C 00  …`). Each level is in order, so that little of the 1.4 MB is read; what is in the wrong place is
+/// not found.
 fn search(read: &Read, wanted: &BTreeSet<DeviceId>) -> Found {
     let mut found = Found::default();
-    let list = List { read, known: RefCell::default(), left: Cell::new(LIMIT) };
+    let list = List { read, known: RefCell::default(), last: RefCell::default(), left: Cell::new(LIMIT) };
     let vendors: BTreeSet<u16> = wanted.iter().map(|id| id.vendor).collect();
+    let mut last = Place::default();
     for vendor in vendors {
-        let Some(place) = list.vendor(vendor.into()) else { continue };
-        let Some((_, maker)) = entry_of(&place.line) else { continue };
+        let Some(line) = list.first(0..END, last, Level::Vendors, vendor.into()) else { continue };
+        last = Level::Vendors.place(line.at, line.number);
+        let Some((_, maker)) = entry_of(&line.text).filter(|(number, _)| *number == vendor) else { continue };
         let maker = text_of(maker);
-        let mut from = place.at;
-        let end = list.vendor_after(from.max(1)).map_or(END, |next| next.at);
+        let (mut from, mut near) = (line.at, last);
+        let mut end = END;
+        if let Some(next) = list.behind(&line) {
+            end = next.at;
+            last = Level::Vendors.place(next.at, next.number);
+        }
+        let level = Level::Devices(vendor.into());
         for id in wanted.iter().filter(|id| id.vendor == vendor) {
-            let Some((at, line)) = list.device(from..end, id.device) else { break };
+            let Some(line) = list.first(from..end, near, level, id.device.into()) else { break };
+            near = level.place(line.at, line.number);
             // It may be the next one's: what begins at the start of a range is not in it.
-            from = at - 1;
-            if let Some((_, name)) = device_of(&line).filter(|(device, _)| *device == id.device) {
+            from = line.at - 1;
+            if let Some((_, name)) = device_of(&line.text).filter(|(device, _)| *device == id.device) {
                 found.devices.insert(*id, format!("{maker} {}", text_of(name)));
             }
         }
@@ -84,6 +93,64 @@ fn device_of(line: &[u8]) -> Option<(u16, &[u8])> {
     entry_of(line.strip_prefix(b"\t")?)
 }
 
+/// Which lines are looked for: those of vendors, or those of one vendor's devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Level {
+    Vendors,
+    Devices(u32),
+}
+
+impl Level {
+    /// The number that a line of this level has.
+    fn number(self, line: &[u8]) -> Option<u32> {
+        match self {
+            Self::Vendors => vendor_of(line),
+            Self::Devices(_) => device_of(line).map(|(device, _)| device.into()),
+        }
+    }
+
+    /// Where the embedded list has it.
+    fn embedded(self, number: u32) -> i64 {
+        match self {
+            Self::Vendors => embedded::place_of_vendor(number),
+            Self::Devices(vendor) => embedded::place_of_device(vendor, number),
+        }
+    }
+
+    fn place(self, here: u64, number: u32) -> Place {
+        Place { here, embedded: self.embedded(number) }
+    }
+}
+
+/// Where a line is in the machine's list and in the embedded one, which is of another day: between lines that are near
+/// to one another there are about as many bytes in both.
+#[derive(Debug, Clone, Copy, Default)]
+struct Place {
+    here: u64,
+    embedded: i64,
+}
+
+impl Place {
+    /// Where a line is that has this place in the embedded list, as seen from here, and from a place behind it.
+    fn towards(self, wanted: i64, above: Option<Self>) -> u64 {
+        let far = wanted - self.embedded;
+        let between = above.and_then(|above| {
+            let here = i64::try_from(above.here.checked_sub(self.here)?).ok()?;
+            Some((here, above.embedded - self.embedded)).filter(|(_, embedded)| *embedded > 0)
+        });
+        let by = between.map_or(far, |(here, embedded)| far * here / embedded);
+        self.here.saturating_add_signed(by)
+    }
+}
+
+/// A vendor's or a device's line.
+#[derive(Debug, Clone)]
+struct Line {
+    at: u64,
+    number: u32,
+    text: Vec<u8>,
+}
+
 /// Lists end before this, in bytes.
 const END: u64 = 16 << 20;
 
@@ -96,6 +163,19 @@ const WINDOW: usize = 2048;
 /// What is read at once, in bytes, where much is looked through.
 const WIDEST: usize = 16 << 10;
 
+/// Around a guess, in bytes: less than a window, so that the last line is whole.
+const AROUND: u64 = 1536;
+
+/// Guesses, before a part is halved, and those of them that may be among the devices of some vendor.
+const GUESSES: usize = 12;
+const MISSES: usize = 4;
+
+/// How far back is looked then, in bytes: at first this, then four times as far each time.
+const BACK: u64 = 2048;
+
+/// The devices of a vendor are many where their lines are longer than this, in bytes.
+const MANY: i64 = 16 << 10;
+
 /// What is kept of a maker's line, in bytes.
 const LONGEST_NAME: usize = 256;
 
@@ -103,47 +183,91 @@ const LONGEST_NAME: usize = 256;
 struct List<'r> {
     read: &'r Read<'r>,
     /// The first vendor behind an offset; `None` behind the last one.
-    known: RefCell<BTreeMap<u64, Option<Vendor>>>,
+    known: RefCell<BTreeMap<u64, Option<Line>>>,
+    /// What was read last.
+    last: RefCell<Window>,
     left: Cell<usize>,
 }
 
-/// Where a vendor's line is.
-#[derive(Debug, Clone)]
-struct Vendor {
-    id: u32,
-    at: u64,
-    line: Vec<u8>,
-}
-
-impl Vendor {
-    fn of((at, mut line): (u64, Vec<u8>)) -> Option<Self> {
-        // Kept for each place that was asked about.
-        line.truncate(LONGEST_NAME);
-        vendor_of(&line).map(|id| Self { id, at, line })
-    }
+/// What came of so many bytes from an offset on.
+#[derive(Default)]
+struct Window {
+    asked: (u64, usize),
+    bytes: Rc<Vec<u8>>,
 }
 
 impl List<'_> {
-    /// A vendor's line, by halving.
-    fn vendor(&self, id: u32) -> Option<Vendor> {
-        let (mut low, mut high) = (0, END);
+    /// The first line of this number or a higher one, of those that begin in a part: first where the embedded list has
+    /// it, as seen from lines that are known, then by halving.
+    fn first(&self, part: Range<u64>, known: Place, level: Level, number: u32) -> Option<Line> {
+        let (mut low, mut high) = (part.start, part.end);
+        let wanted = level.embedded(number);
+        let (mut below, mut above) = (known, None);
+        let (mut guesses, mut misses, mut instead) = (0..GUESSES, 0..MISSES, None);
         while high - low > WINDOW as u64 {
-            let middle = low + (high - low) / 2;
-            match self.vendor_after(middle) {
-                Some(vendor) if vendor.id < id => low = vendor.at,
-                _ => high = middle,
+            let middle = if guesses.next().is_some() {
+                let expected = || below.towards(wanted, above).saturating_sub(AROUND / 2);
+                let last = high.saturating_sub(AROUND).max(low + 1);
+                instead.take().unwrap_or_else(expected).clamp(low + 1, last)
+            } else {
+                low + (high - low) / 2
+            };
+            let around = middle..high.min(middle + AROUND);
+            let (mut before, mut line) = self.next(around.clone(), level, number);
+            if before.is_none() && line.is_none() {
+                // Among devices. If they are this vendor's, they tell how far before them its line is; if not, there is
+                // a vendor somewhere before them.
+                if let (Level::Vendors, Some(miss)) = (level, misses.next()) {
+                    let own = Level::Devices(number);
+                    let device = self.next(around, own, 0).1.filter(|_| miss == 0);
+                    let back = |device: Line| own.place(device.at, device.number).towards(wanted, None);
+                    instead = device.map(back).or_else(|| middle.checked_sub(BACK << (2 * miss)));
+                    continue;
+                }
+                line = match level {
+                    Level::Vendors => self.vendor_after(middle),
+                    Level::Devices(_) => self.next(middle..high, level, 0).1,
+                };
+                let lower = line.take_if(|line| line.number < number);
+                before = lower.map(|line| level.place(line.at, line.number));
+            }
+            match (before, line) {
+                // The first one behind a lower one, or the one.
+                (Some(_), Some(line)) => return Some(line),
+                (None, Some(line)) if line.number == number => return Some(line),
+                (None, line) => {
+                    high = middle;
+                    above = line.map(|line| level.place(line.at, line.number));
+                }
+                (Some(before), None) => (low, below) = (before.here, before),
             }
         }
-        let near = self.next(low..high + 1, Level::Vendors, |line| vendor_of(line) >= Some(id));
-        let vendor = near.and_then(Vendor::of).or_else(|| self.vendor_after(high))?;
-        (vendor.id == id).then_some(vendor)
+        match level {
+            Level::Vendors => self.next(low..high + 1, level, number).1.or_else(|| self.vendor_after(high)),
+            Level::Devices(_) => self.next(low..part.end, level, number).1,
+        }
+    }
+
+    /// The next vendor: where the devices of a vendor end. Between two numbers that follow one another there is none, so
+    /// that not all lines of a vendor with many devices need be looked through.
+    fn behind(&self, vendor: &Line) -> Option<Line> {
+        let here = Level::Vendors.place(vendor.at, vendor.number);
+        let number = vendor.number + 1;
+        let many = Level::Vendors.embedded(number) - here.embedded > MANY;
+        if many && u16::try_from(number).is_ok_and(|next| embedded::vendor(next).is_some()) {
+            let next = self.first(vendor.at..END, here, Level::Vendors, number);
+            if next.as_ref().is_some_and(|next| next.number == number) {
+                return next;
+            }
+        }
+        self.vendor_after(vendor.at.max(1))
     }
 
     /// The first vendor whose line begins behind an offset (at 0: or there). No long part is looked through twice: one
     /// has a quarter of the list.
-    fn vendor_after(&self, offset: u64) -> Option<Vendor> {
+    fn vendor_after(&self, offset: u64) -> Option<Line> {
         let before =
-            |known: &BTreeMap<u64, Option<Vendor>>| Some(known.range(..=offset).next_back()?.1.clone());
+            |known: &BTreeMap<u64, Option<Line>>| Some(known.range(..=offset).next_back()?.1.clone());
         match before(&self.known.borrow()) {
             Some(Some(vendor)) if vendor.at > offset => return Some(vendor),
             Some(None) => return None,
@@ -151,44 +275,53 @@ impl List<'_> {
         }
         let next = self.known.borrow().range(offset..).next().map(|(from, vendor)| (*from, vendor.clone()));
         let (end, behind) = next.unwrap_or((END, None));
-        let vendor = match self.next(offset..end + 1, Level::Vendors, |line| vendor_of(line).is_some()) {
-            Some(found) => Vendor::of(found),
-            None => behind,
-        };
+        let vendor = self.next(offset..end + 1, Level::Vendors, 0).1.or(behind);
         self.known.borrow_mut().insert(offset, vendor.clone());
         vendor
     }
 
-    /// The first line of a device of this number or a higher one in a vendor's part, by halving.
-    fn device(&self, part: Range<u64>, id: u16) -> Option<(u64, Vec<u8>)> {
-        let (mut low, mut high) = (part.start, part.end);
-        let number = |line: &[u8]| device_of(line).map(|(device, _)| device);
-        while high - low > WINDOW as u64 {
-            let middle = low + (high - low) / 2;
-            match self.next(middle..high, Level::Devices, |line| number(line).is_some()) {
-                Some((at, line)) if number(&line) < Some(id) => low = at - 1,
-                _ => high = middle,
+    /// The first line of this number or a higher one, of those that begin in a part, but not at its start (at 0: or
+    /// there); and the last of a lower number before it.
+    fn next(&self, part: Range<u64>, level: Level, number: u32) -> (Option<Place>, Option<Line>) {
+        let mut before = None;
+        let line = self.lines(part, level, |at, line| match level.number(line) {
+            Some(lower) if lower < number => {
+                before = Some((at, lower));
+                None
             }
-        }
-        self.next(low..part.end, Level::Devices, |line| number(line) >= Some(id))
+            here => {
+                let longest = if level == Level::Vendors { LONGEST_NAME } else { line.len() };
+                Some(Line { at, number: here?, text: line.get(..longest).unwrap_or(line).to_vec() })
+            }
+        });
+        (before.map(|(at, lower)| level.place(at, lower)), line)
     }
 
-    /// The first line that is wanted, of those that begin in a range, but not at its start (at 0: or there).
-    fn next(
+    /// Bytes from an offset on; those that were read last are read once.
+    fn window(&self, at: u64, length: usize) -> Option<Rc<Vec<u8>>> {
+        let mut last = self.last.borrow_mut();
+        if last.asked != (at, length) {
+            self.left.set(self.left.get().checked_sub(length)?);
+            *last = Window { asked: (at, length), bytes: Rc::new((self.read)(at, length)?) };
+        }
+        Some(Rc::clone(&last.bytes)).filter(|bytes| !bytes.is_empty())
+    }
+
+    /// Lines that begin in a part, but not at its start (at 0: or there), until one is wanted.
+    fn lines(
         &self,
         range: Range<u64>,
         level: Level,
-        wanted: impl Fn(&[u8]) -> bool,
-    ) -> Option<(u64, Vec<u8>)> {
+        mut wanted: impl FnMut(u64, &[u8]) -> Option<Line>,
+    ) -> Option<Line> {
         let (mut at, mut within) = (range.start, range.start > 0);
-        let mut window = WINDOW;
+        let (mut window, only_vendors) = (WINDOW, level == Level::Vendors);
         while at < range.end {
-            self.left.set(self.left.get().checked_sub(window)?);
-            let bytes = (self.read)(at, window).filter(|bytes| !bytes.is_empty())?;
+            let bytes = self.window(at, window)?;
             window = (window * 2).min(WIDEST);
             let (mut seen, mut passed) = (0, 0);
             while let Some(rest) = bytes.get(seen..).filter(|rest| !rest.is_empty()) {
-                if level == Level::Vendors && within && seen >= passed {
+                if only_vendors && within && seen >= passed {
                     seen += devices(rest);
                     // A block is looked at once: where there is something in it, line by line.
                     passed = seen + BLOCK;
@@ -201,11 +334,13 @@ impl List<'_> {
                 }
                 let begins = at + seen as u64;
                 let line = rest.get(..end.unwrap_or(rest.len())).unwrap_or_default();
-                if !within && begins < range.end && wanted(line) {
-                    return Some((begins, line.to_vec()));
+                if !within && begins < range.end {
+                    if let Some(wanted) = wanted(begins, line) {
+                        return Some(wanted);
+                    }
                 }
                 // Back to the line's end, from where on devices are passed over.
-                let again = !within && level == Level::Vendors;
+                let again = !within && only_vendors;
                 seen += end.map_or(rest.len(), |end| if again { end } else { end + 1 });
                 within = end.is_none() || again;
             }
@@ -213,13 +348,6 @@ impl List<'_> {
         }
         None
     }
-}
-
-/// Which lines are looked for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Level {
-    Vendors,
-    Devices,
 }
 
 /// Bytes at the start, from within a line on, in which only lines begin that begin with a tab. Many bytes at once: a
@@ -316,6 +444,49 @@ mod tests {
     }
 
     #[test]
+    fn a_list_of_another_day_is_read_where_the_embedded_one_has_the_lines() {
+        // What is in a list of another day: as much, or less, or more.
+        for kind in 0..3 {
+            let has = |vendor: u16, device: u16| match kind {
+                0 => (true, 0),
+                1 => ((vendor ^ device) % 3 != 0, 0),
+                _ => (true, ((vendor / 7) ^ device) % 3),
+            };
+            let (mut list, mut all) = ("# a list\n\n".to_owned(), BTreeMap::new());
+            for (vendor, maker) in embedded::vendors() {
+                writeln!(list, "{vendor:04x}  {maker}").unwrap();
+                for (device, name) in embedded::devices(vendor) {
+                    let (listed, boards) = has(vendor, device);
+                    if listed {
+                        writeln!(list, "\t{device:04x}  {name}").unwrap();
+                        all.insert(DeviceId { vendor, device }, format!("{maker} {name}"));
+                    }
+                    for board in 0..boards {
+                        writeln!(list, "\t\t{vendor:04x} {board:04x}  A board with a name").unwrap();
+                    }
+                }
+            }
+            list.push_str("C 00  Unclassified device\n");
+            assert_eq!(find(list.as_bytes(), &all.keys().copied().collect()).devices, all);
+            let (windows, bytes) = (Cell::new(0), Cell::new(0));
+            let read = |at, length| {
+                windows.set(windows.get() + 1);
+                bytes.set(bytes.get() + length);
+                Some(part_of(list.as_bytes(), at, length).to_vec())
+            };
+            // A machine's: a dozen devices of half as many vendors.
+            let ids: Vec<_> = all.keys().copied().filter(|id| id.vendor != 0x8086).collect();
+            for first in (0..ids.len() - 600).step_by(101) {
+                let wanted: BTreeSet<_> = ids[first..first + 600].iter().step_by(50).copied().collect();
+                assert_eq!(search(&read, &wanted).devices.len(), 12);
+            }
+            let machines = (0..ids.len() - 600).step_by(101).count();
+            let each = (windows.get() / machines, bytes.get() / machines);
+            assert!(each.0 < 75 && each.1 < list.len() / 4, "{kind}: {each:?} of {}", list.len());
+        }
+    }
+
+    #[test]
     fn devices_are_passed_over_wherever_a_vendor_begins() {
         for end in ["\n", "\r\n", "\n#\n", "\n\n", "\n\t\t1 2  Board\n"] {
             for length in 0..600 {
@@ -348,6 +519,6 @@ mod tests {
             Some(part_of(&text, at, length).to_vec())
         };
         search(&read, &wanted);
-        assert!(bytes.get() < 2 * text.len() + 2000 * 16 * WINDOW, "{} bytes", bytes.get());
+        assert!(bytes.get() < 2 * text.len() + 2000 * 48 * WINDOW, "{} bytes", bytes.get());
     }
 }
