@@ -1,9 +1,21 @@
 //! A verb's words, described when that verb is asked for: describing those of all verbs takes longer than many a verb.
 
+use super::{Cli, General, Verb};
 use clap::{
-    ArgMatches, Args, Command, Error, FromArgMatches,
+    ArgMatches, Args, Command, Error, FromArgMatches, Parser, Subcommand,
     builder::{Resettable, StyledStr},
 };
+use std::ffi::OsString;
+
+/// What was asked for. First only the verbs are made known whose names are among the words: no other can be meant.
+/// Where that fails, all are asked, so that the answer to wrong words, and help, tell of all.
+pub(super) fn parse(words: &[OsString]) -> Result<Cli, Error> {
+    let verbs = Verb::<false>::augment_subcommands(Command::new("verbs"));
+    let named = verbs.get_subcommands().filter(|verb| words.iter().any(|word| word == verb.get_name()));
+    let command = General::augment_args(Command::new("gpuferry")).subcommands(named.cloned());
+    let few = command.try_get_matches_from(words).and_then(|matches| Cli::from_arg_matches(&matches));
+    few.or_else(|_| Cli::try_parse_from(words))
+}
 
 /// A verb's words. `WHOLE`: described at once, for man pages and completions (of what follows `gpuferry help`, clap
 /// completes only what is described already).
@@ -47,8 +59,14 @@ fn described<T: Args>(command: Command) -> Command {
 
 #[cfg(test)]
 mod tests {
+    use super::parse;
     use crate::cli::Cli;
     use clap::{CommandFactory, Parser};
+    use std::ffi::OsString;
+
+    fn words(call: &str) -> Vec<OsString> {
+        ["gpuferry"].into_iter().chain(call.split_whitespace()).map(OsString::from).collect()
+    }
 
     #[test]
     fn a_verb_that_is_described_later_says_the_same() {
@@ -95,13 +113,35 @@ mod tests {
             "inspect --json --json",
         ];
         for call in calls {
-            let words = || ["gpuferry"].into_iter().chain(call.split(' '));
-            let now = Cli::<true>::try_parse_from(words()).unwrap_err();
-            let later = Cli::<false>::try_parse_from(words()).unwrap_err();
+            let now = Cli::<true>::try_parse_from(words(call)).unwrap_err();
+            let later = parse(&words(call)).unwrap_err();
             assert_eq!((later.kind(), later.to_string()), (now.kind(), now.to_string()), "{call}");
         }
-        let words = ["gpuferry", "detach", "--json", "01:00.0", "--timeout", "60", "--host", "x"];
-        let (now, later) = (Cli::<true>::parse_from(words), Cli::<false>::parse_from(words));
-        assert_eq!(format!("{now:?}"), format!("{later:?}"));
+    }
+
+    #[test]
+    fn right_words_mean_the_same() {
+        let calls = [
+            "",
+            "--json",
+            "--host capture",
+            "--host capture inspect",
+            "--host help --lang zh doctor",
+            "inspect devices --json",
+            "--plain inspect groups --host a --host b",
+            "capture -o plan",
+            "capture --output hook",
+            "detach --json 01:00.0 --timeout 60 --host x",
+            "plan passthrough status",
+            "vm run --help-me",
+            "hook install --json",
+            "history",
+        ];
+        for call in calls {
+            let now = Cli::<true>::try_parse_from(words(call));
+            let later = parse(&words(call));
+            assert_eq!(now.is_ok(), later.is_ok(), "{call}");
+            assert_eq!(format!("{:?}", now.ok()), format!("{:?}", later.ok()), "{call}");
+        }
     }
 }

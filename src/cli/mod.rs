@@ -27,7 +27,7 @@ use crate::{
     error::{Error, Result, Status},
     language::Language,
 };
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use later::Later;
 use std::{
     io::{self, Write},
@@ -38,6 +38,17 @@ use std::{
 #[derive(Debug, Parser)]
 #[command(name = "gpuferry", version, about, propagate_version = true)]
 pub struct Cli<const WHOLE: bool = false> {
+    /// What every verb takes.
+    #[command(flatten)]
+    pub general: General,
+    /// What to do; without it, the machine and the next step are shown.
+    #[command(subcommand)]
+    pub verb: Option<Verb<WHOLE>>,
+}
+
+/// What every verb takes.
+#[derive(Debug, Args)]
+pub struct General {
     /// Print JSON instead of text.
     #[arg(long, global = true)]
     pub json: bool,
@@ -54,9 +65,6 @@ pub struct Cli<const WHOLE: bool = false> {
     /// The language of findings. Without it, that of the locale; JSON is English unless it is asked for here.
     #[arg(long, global = true, value_name = "LANGUAGE", value_enum)]
     pub lang: Option<Language>,
-    /// What to do; without it, the machine and the next step are shown.
-    #[command(subcommand)]
-    pub verb: Option<Verb<WHOLE>>,
 }
 
 /// The verbs.
@@ -112,7 +120,7 @@ pub struct Context {
 }
 
 /// The language that was asked for, or that of the locale for who reads text.
-fn language(cli: &Cli) -> Language {
+fn language(general: &General) -> Language {
     let of_locale = || {
         // The kernel's text console has no such letters.
         if std::env::var("TERM").is_ok_and(|terminal| terminal == "linux") {
@@ -122,7 +130,7 @@ fn language(cli: &Cli) -> Language {
         let mut set = names.filter(|locale| !locale.is_empty());
         set.next().map_or(Language::English, |locale| Language::of_locale(&locale))
     };
-    cli.lang.unwrap_or_else(|| if cli.json { Language::English } else { of_locale() })
+    general.lang.unwrap_or_else(|| if general.json { Language::English } else { of_locale() })
 }
 
 /// Runs the program on these words and returns its exit status.
@@ -141,7 +149,7 @@ pub fn main(words: impl IntoIterator<Item = std::ffi::OsString>) -> Status {
         }
         _ => {}
     }
-    let cli = match Cli::<false>::try_parse_from(words) {
+    let cli = match later::parse(&words) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are no errors; clap knows which stream is right.
@@ -149,9 +157,11 @@ pub fn main(words: impl IntoIterator<Item = std::ffi::OsString>) -> Status {
             return if error.use_stderr() { Status::Usage } else { Status::Done };
         }
     };
-    let language = language(&cli);
-    let context = Context { json: cli.json, host: cli.host, plain: cli.plain, wake: cli.wake, language };
-    match run(&context, cli.verb) {
+    let Cli { general, verb } = cli;
+    let language = language(&general);
+    let General { json, host, plain, wake, .. } = general;
+    let context = Context { json, host, plain, wake, language };
+    match run(&context, verb) {
         Ok(status) => status,
         Err(error) => report(&context, &error),
     }
