@@ -167,9 +167,9 @@ impl<'r> Look<'r> {
         Some(move |offset, length| part(offset, length).ok())
     }
 
-    /// Each line of a file; false where there is no such file.
-    pub(super) fn lines(&self, path: &str, mut each: impl FnMut(&[u8])) -> bool {
-        self.kept(path, self.root.lines(Path::new(path), &mut each)).is_some()
+    /// A file, some whole lines at a time; false where there is no such file.
+    pub(super) fn lines(&self, path: &str, mut some: impl FnMut(&[u8])) -> bool {
+        self.kept(path, self.root.lines(Path::new(path), &mut some)).is_some()
     }
 
     /// A file in pieces, until what was read of it is enough; false where it cannot be read. Without a note.

@@ -18,17 +18,20 @@ pub(super) fn list(look: &Look, release: Option<&str>) -> Option<String> {
 /// What it says of these functions.
 pub(super) fn known(look: &Look, functions: &[Function], list: &str) -> Aliases {
     let mut aliases = Aliases::new(functions);
-    look.lines(list, |line| aliases.line(line));
+    look.lines(list, |lines| aliases.lines(lines));
     aliases
 }
+
+/// What the lines of PCI functions begin with.
+const START: &[u8] = b"alias pci:v";
 
 /// Lines are `alias PATTERN MODULE`, patterns are fnmatch(3)'s with upper-case hex: `pci:v000010DEd*sv*…`. Functions
 /// that are alike (the virtual ones of a card) are matched once.
 pub(super) struct Aliases {
     /// Modules by what a function says of itself.
     kinds: BTreeMap<String, BTreeSet<String>>,
-    /// The vendors in there: eight digits each.
-    vendors: BTreeSet<[u8; 8]>,
+    /// The vendors in there, few: eight digits each.
+    vendors: Vec<[u8; 8]>,
     /// Vendors and devices in there: `000010DEd00002204`.
     ids: BTreeSet<[u8; 17]>,
 }
@@ -39,25 +42,37 @@ impl Aliases {
             .iter()
             .filter_map(|function| Some((function.modalias.clone()?, BTreeSet::new())))
             .collect();
-        let after = "pci:v".len();
-        Self {
-            vendors: kinds.keys().filter_map(|kind| start_of(kind.as_bytes().get(after..)?)).collect(),
-            ids: kinds.keys().filter_map(|kind| start_of(kind.as_bytes().get(after..)?)).collect(),
-            kinds,
+        let digits = |kind: &str| Some(kind.as_bytes().get("pci:v".len()..)?.to_owned());
+        let mut vendors: Vec<_> = kinds.keys().filter_map(|kind| start_of(&digits(kind)?)).collect();
+        vendors.dedup();
+        Self { vendors, ids: kinds.keys().filter_map(|kind| start_of(&digits(kind)?)).collect(), kinds }
+    }
+
+    /// Takes in whole lines.
+    fn lines(&mut self, text: &[u8]) {
+        for at in memchr::memmem::find_iter(text, START) {
+            let begins = at.checked_sub(1).is_none_or(|before| text.get(before) == Some(&b'\n'));
+            let rest = text.get(at..).unwrap_or_default();
+            // Most lines are of vendors that are not here, and most others of other devices.
+            if begins && !self.is_of_others(rest.get(START.len()..).unwrap_or_default()) {
+                self.line(rest.get(..memchr::memchr(b'\n', rest).unwrap_or(rest.len())).unwrap_or_default());
+            }
         }
     }
 
+    /// Whether ids are written in full, and nobody has them.
+    fn is_of_others(&self, ids: &[u8]) -> bool {
+        let nobodys = |both: &[u8; 17]| is_pair(both) && !self.ids.contains(both);
+        start_of::<8>(ids).is_some_and(|vendor| {
+            if self.vendors.contains(&vendor) {
+                start_of::<17>(ids).is_some_and(|both| nobodys(&both))
+            } else {
+                is_hex(&vendor)
+            }
+        })
+    }
+
     fn line(&mut self, line: &[u8]) {
-        let Some(ids) = line.strip_prefix(b"alias pci:v") else { return };
-        // Most lines are of vendors that are not here, and most others of other devices: of what is written in full.
-        let is_of_others = start_of::<8>(ids).is_some_and(|vendor| {
-            is_hex(&vendor)
-                && (!self.vendors.contains(&vendor)
-                    || start_of::<17>(ids).is_some_and(|both| is_pair(&both) && !self.ids.contains(&both)))
-        });
-        if is_of_others {
-            return;
-        }
         let mut words = line.split(|byte| *byte == b' ').skip(1);
         let (Some(pattern), Some(module)) = (words.next(), words.next()) else { return };
         // What stands before the first wildcard is what all that match begin with.
@@ -144,7 +159,6 @@ fn set(pattern: &[u8], byte: u8) -> Option<usize> {
 mod tests {
     use super::*;
     use crate::host::testing::function;
-    use crate::machine::each_line;
 
     #[test]
     fn modules_by_vendor_class_and_wildcards() {
@@ -157,12 +171,13 @@ mod tests {
             alias pci:v000010DEd0000220[34]sv*sd*bc*sc*i* range\n\
             alias pci:v000010DEd00002205sv*sd*bc*sc*i* another\nalias pci:v000010D?d*sv*sd*bc*sc*i* wide\n\
             alias pci:v000010DE*d00002204* odd\nalias pci:v000010DE?00002204sv* odder\n\
+            xalias pci:v000010DEd*sv*sd*bc*sc*i* nothing\n\
             alias usb:v10DEp*d* nothing\nalias pci:v\nalias pci:v000010DE\n";
         let mut card = function("01:00.0", "030000", "10de:2204");
         card.modalias = Some("pci:v000010DEd00002204sv00001458sd0000403Bbc03sc00i00".into());
         let mut functions = [card];
         let mut found = Aliases::new(&functions);
-        each_line(aliases, &mut |line| found.line(line));
+        found.lines(aliases);
         found.fill(&mut functions);
         assert_eq!(
             functions[0].modules,

@@ -248,7 +248,7 @@ impl Root for Live {
         Ok(Box::new(move |offset, length| part(&file, offset, length)))
     }
 
-    fn lines(&self, path: &Path, each: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+    fn lines(&self, path: &Path, some: &mut dyn FnMut(&[u8])) -> io::Result<()> {
         let file = self.at(path, READING, 0)?;
         let mut bytes = Vec::with_capacity(WINDOW);
         loop {
@@ -258,7 +258,7 @@ impl Root for Live {
                 (_, Some(end)) => end + 1,
                 (_, None) => 0,
             };
-            super::each_line(bytes.get(..whole).unwrap_or_default(), each);
+            some(bytes.get(..whole).unwrap_or_default());
             if count == 0 {
                 return Ok(());
             }
@@ -684,8 +684,9 @@ mod tests {
         {
             std::fs::write(folder.path().join("list"), text).unwrap();
             let mut lines: Vec<String> = Vec::new();
-            root.lines(Path::new("/list"), &mut |line| {
-                lines.push(String::from_utf8_lossy(line).into_owned());
+            root.lines(Path::new("/list"), &mut |some| {
+                assert!(some.is_empty() || some.ends_with(b"\n") || text.as_bytes().ends_with(some));
+                lines.extend(String::from_utf8_lossy(some).lines().map(str::to_owned));
             })
             .unwrap();
             let wanted: Vec<&str> = text.lines().collect();

@@ -114,18 +114,6 @@ pub(crate) fn text_of(bytes: Vec<u8>) -> String {
     text
 }
 
-/// Each line of a text, without its end. What follows the last end of a line is a line where it is anything.
-pub fn each_line(text: &[u8], each: &mut dyn FnMut(&[u8])) {
-    let mut start = 0;
-    for end in memchr::memchr_iter(b'\n', text) {
-        each(text.get(start..end).unwrap_or_default());
-        start = end + 1;
-    }
-    if let Some(rest) = text.get(start..).filter(|rest| !rest.is_empty()) {
-        each(rest);
-    }
-}
-
 /// Reading: all that looking at a machine needs. A capture or a saved tree has this much.
 pub trait Root {
     /// The whole file, links followed below the root. Refuses what is larger than [`MAX_READ`].
@@ -148,9 +136,9 @@ pub trait Root {
         let bytes = self.read(path)?;
         Ok(Box::new(move |offset, length| Ok(part_of(&bytes, offset, length).to_vec())))
     }
-    /// Each line of a file, without its end: for long lists of which little is wanted.
-    fn lines(&self, path: &Path, each: &mut dyn FnMut(&[u8])) -> io::Result<()> {
-        each_line(&self.read(path)?, each);
+    /// A file, some whole lines at a time: for long lists of which little is wanted.
+    fn lines(&self, path: &Path, some: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        some(&self.read(path)?);
         Ok(())
     }
     /// A file by reads of so many bytes, until what was read so far is enough: for files that the kernel makes with
@@ -236,8 +224,8 @@ impl<R: Root + ?Sized> Root for &R {
     fn parts<'r>(&'r self, path: &Path) -> io::Result<Parts<'r>> {
         (**self).parts(path)
     }
-    fn lines(&self, path: &Path, each: &mut dyn FnMut(&[u8])) -> io::Result<()> {
-        (**self).lines(path, each)
+    fn lines(&self, path: &Path, some: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        (**self).lines(path, some)
     }
     fn pieces(&self, path: &Path, piece: usize, enough: &mut dyn FnMut(&[u8]) -> bool) -> io::Result<()> {
         (**self).pieces(path, piece, enough)
