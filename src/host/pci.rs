@@ -144,9 +144,6 @@ fn fill(look: &Look, folder: &Folder, function: &mut Function, apart: bool) {
         let revision = folder.text("revision").and_then(|text| hex(&text));
         function.revision = revision.and_then(|id| u8::try_from(id).ok());
     }
-    if !look.brief {
-        function.d3cold_allowed = folder.text("d3cold_allowed").and_then(|flag| parse_flag(&flag));
-    }
     // Virtual functions have ffff in their headers (SR-IOV specification, "Vendor ID").
     if own.is_none() || is_display(function.class) {
         function.physical_function = folder.link_name("physfn").and_then(|name| full_address(&name));
@@ -189,6 +186,7 @@ fn of_a_device(look: &Look, folder: &Folder, function: &mut Function, seen: bool
     if look.brief {
         return;
     }
+    function.d3cold_allowed = folder.text("d3cold_allowed").and_then(|flag| parse_flag(&flag));
     function.regions = folder.text("resource").map(|text| regions(&text, &names));
     // Written by root, read by all, under no lock (drivers/pci/pci.c, `reset_method_show`).
     let methods = folder.text("reset_method");

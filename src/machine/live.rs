@@ -25,6 +25,7 @@ use std::{
     os::unix::{ffi::OsStrExt, ffi::OsStringExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::OnceLock,
     time::{Duration, Instant},
 };
 
@@ -32,14 +33,15 @@ use std::{
 #[derive(Debug)]
 pub struct Live {
     root: OwnedFd,
-    events: Option<OwnedFd>,
+    /// Listened to from the first pause on: who only looks needs none.
+    events: OnceLock<Option<OwnedFd>>,
 }
 
 impl Live {
     /// The machine whose root folder this is; `/` is the running one.
     pub fn open(root: &Path) -> io::Result<Self> {
         let root = fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Self { root, events: listen().ok() })
+        Ok(Self { root, events: OnceLock::new() })
     }
 
     /// True where this is the running system's own root.
@@ -131,7 +133,6 @@ fn read_on(file: &OwnedFd, bytes: &mut Vec<u8>) -> io::Result<usize> {
 fn names(folder: &OwnedFd) -> io::Result<Vec<OsString>> {
     let mut names = Vec::new();
     let mut space = Vec::with_capacity(SMALL);
-    fs::seek(folder, fs::SeekFrom::Start(0))?;
     let mut entries = fs::RawDir::new(folder, space.spare_capacity_mut());
     while let Some(entry) = entries.next() {
         let entry = entry?;
@@ -178,7 +179,8 @@ impl Held<'_> {
 
 impl Folder for Held<'_> {
     fn names(&self) -> io::Result<Vec<OsString>> {
-        names(&self.folder)
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        names(&fs::openat(&self.folder, ".", flags, Mode::empty())?)
     }
 
     fn read(&self, name: &str) -> io::Result<Vec<u8>> {
@@ -326,7 +328,7 @@ impl Root for Live {
     }
 
     fn folder<'r>(&'r self, path: &Path) -> io::Result<Box<dyn Folder + 'r>> {
-        let folder = self.at(path, OFlags::RDONLY | OFlags::DIRECTORY, 0)?;
+        let folder = self.at(path, OFlags::PATH | OFlags::DIRECTORY, 0)?;
         Ok(Box::new(Held { live: self, path: path.to_owned(), folder }))
     }
 
@@ -544,7 +546,7 @@ impl Machine for Live {
 
     fn pause(&self, at_most: Duration) {
         let timeout = timespec(at_most);
-        let Some(events) = &self.events else {
+        let Some(events) = self.events.get_or_init(|| listen().ok()) else {
             let _ = poll(&mut [], Some(&timeout));
             return;
         };
