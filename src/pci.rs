@@ -130,7 +130,8 @@ pub struct DeviceFunction {
 
 impl fmt::Display for DeviceFunction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:02x}.{:x}", self.device, self.function)
+        let ([d1, d0], [f0]) = (digits(self.device.into()), digits(self.function.into()));
+        f.write_str(written(&[d1, d0, b'.', f0]))
     }
 }
 
@@ -188,7 +189,10 @@ impl DevicePath {
 impl fmt::Display for DevicePath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.root.fmt(f)?;
-        self.below.iter().try_for_each(|step| write!(f, "/{step}"))
+        self.below.iter().try_for_each(|step| {
+            f.write_str("/")?;
+            step.fmt(f)
+        })
     }
 }
 
@@ -262,7 +266,7 @@ impl Class {
 
 impl fmt::Display for Class {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:06x}", self.0)
+        f.write_str(written(&digits::<6>(self.0)))
     }
 }
 

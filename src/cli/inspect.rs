@@ -1,21 +1,18 @@
 //! `gpuferry inspect`: the machine, as text or as JSON.
 
 use super::{
-    Context, print,
+    Context, json, print,
     render::wrap,
     screen,
     source::{look, look_at_devices},
     view,
 };
 use crate::{
-    error::{Error, Result, Status, said},
+    error::{Result, Status},
     host::{Function, Host, Source},
 };
 use clap::{Args, ValueEnum};
-use std::{
-    io::{self, Write},
-    mem::ManuallyDrop,
-};
+use std::mem::ManuallyDrop;
 
 /// What `gpuferry inspect` is told.
 #[derive(Debug, Args)]
@@ -44,12 +41,12 @@ impl Inspect {
             // The process ends after it: its memory goes back at once, not string by string.
             let host = ManuallyDrop::new(look_at_devices(context)?);
             let Host { schema, source, functions, unseen, .. } = &*host;
-            print_json(&Devices { schema: *schema, source: *source, functions, unseen })?;
+            json::print(&Devices { schema: *schema, source: *source, functions, unseen })?;
             return Ok(Status::Done);
         }
         let (_, host) = look(context)?;
         if context.json {
-            print_json(&host)?;
+            json::print(&host)?;
         } else {
             print(&text(&host, self.what, context.plain))?;
         }
@@ -70,24 +67,11 @@ struct Devices<'h> {
 pub(super) fn first_screen(context: &Context) -> Result<Status> {
     let (_, host) = look(context)?;
     match context {
-        Context { json: true, .. } => print_json(&host)?,
+        Context { json: true, .. } => json::print(&host)?,
         Context { plain: true, .. } => print(&view::plain::screen(&host, context.language))?,
         _ => print(&screen::screen(&host, context.language))?,
     }
     Ok(Status::Done)
-}
-
-/// Piece by piece: a server's machine is tens of megabytes of text.
-fn print_json(value: &impl serde::Serialize) -> Result<()> {
-    let mut out = io::BufWriter::with_capacity(16 << 10, io::stdout().lock());
-    let written = serde_json::to_writer_pretty(&mut out, value).map_err(io::Error::from);
-    match written.and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()) {
-        // A reader that went away (`| head`) is no error.
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Error::failed(format!("cannot write JSON: {}", said(&error))))
-        }
-        _ => Ok(()),
-    }
 }
 
 fn text(host: &Host, what: Option<What>, plain: bool) -> String {

@@ -11,6 +11,7 @@ mod generate;
 mod history;
 mod hook;
 mod inspect;
+mod json;
 mod keep;
 mod later;
 mod plan;
@@ -205,7 +206,11 @@ fn report(context: &Context, error: &Error) -> Status {
 
 /// Writes to standard output. A reader that went away (`| head`) is no error.
 pub fn print(text: &str) -> Result<()> {
-    match io::stdout().write_all(text.as_bytes()) {
+    printed(io::stdout().write_all(text.as_bytes()))
+}
+
+fn printed(result: io::Result<()>) -> Result<()> {
+    match result {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(Error::failed(format!("cannot write to standard output: {}", crate::error::said(&error))))
         }
