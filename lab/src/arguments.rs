@@ -98,9 +98,13 @@ impl List {
         // Interrupt remapping wants the interrupt controller split from KVM; AMD's wants it out of KVM altogether.
         let irqchip = if machine.iommu == Iommu::Amd { "off" } else { "split" };
         let vendor = if machine.iommu == Iommu::Amd { "AuthenticAMD" } else { "GenuineIntel" };
+        // An emulator steps through strings a byte at a time; a kernel that is told that they are fast (erms, fsrm) uses
+        // them to clear and to copy pages.
         let (accelerator, cpu) = match wiring.accelerator {
             Accelerator::Kvm => ("kvm", "host".to_owned()),
-            Accelerator::Tcg => ("tcg,thread=multi", format!("max,la57=off,vendor={vendor}")),
+            Accelerator::Tcg => {
+                ("tcg,thread=multi", format!("max,la57=off,erms=off,fsrm=off,vendor={vendor}"))
+            }
         };
         self.add("-machine", format!("q35,kernel-irqchip={irqchip},memory-backend=memory"));
         self.add("-object", format!("memory-backend-memfd,id=memory,size={}M,share=on", machine.memory_mib));

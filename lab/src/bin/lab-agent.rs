@@ -4,7 +4,7 @@
 //! a thread of its own: a command that hangs in the kernel does not keep the lab from asking what else is going on.
 //! It decides nothing: what to run and how long to wait is the lab's business.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use lab::protocol::{End, Hello, Job, Request, Said, Want, decode, encode, parse};
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::collections::HashMap;
@@ -31,8 +31,25 @@ fn main() -> ExitCode {
     }
 }
 
+/// `lab-agent took COMMAND`: prints how many microseconds a command takes, and throws its output away. A shell's fork
+/// is no part of it.
+fn took(mut words: impl Iterator<Item = String>) -> Result<()> {
+    let program = words.next().context("which command? usage: lab-agent took COMMAND")?;
+    let mut command = Command::new(program);
+    command.args(words).stdin(Stdio::null()).stdout(Stdio::null());
+    let begun = Instant::now();
+    let status = command.status().context("cannot start it")?;
+    let took = begun.elapsed().as_micros();
+    ensure!(status.success(), "it ended with {status}");
+    Ok(writeln!(std::io::stdout(), "{took}")?)
+}
+
 fn serve() -> Result<()> {
-    let path = std::env::args().nth(1).context("which serial port? usage: lab-agent /dev/ttyS1")?;
+    let mut words = std::env::args().skip(1);
+    let path = words.next().context("which serial port? usage: lab-agent /dev/ttyS1")?;
+    if path == "took" {
+        return took(words);
+    }
     let port =
         OpenOptions::new().read(true).write(true).open(&path).with_context(|| format!("open {path}"))?;
     if let Ok(mut modes) = rustix::termios::tcgetattr(&port) {
