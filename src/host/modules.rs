@@ -22,16 +22,13 @@ pub(super) fn known(look: &Look, functions: &[Function], list: &str) -> Aliases 
     aliases
 }
 
-/// What the lines of PCI functions begin with.
-const START: &[u8] = b"alias pci:v";
-
 /// Lines are `alias PATTERN MODULE`, patterns are fnmatch(3)'s with upper-case hex: `pci:v000010DEd*sv*…`. Functions
 /// that are alike (the virtual ones of a card) are matched once.
 pub(super) struct Aliases {
     /// Modules by what a function says of itself.
     kinds: BTreeMap<String, BTreeSet<String>>,
     /// The vendors in there, few: eight digits each.
-    vendors: Vec<[u8; 8]>,
+    vendors: Vec<u64>,
     /// Vendors and devices in there: `000010DEd00002204`.
     ids: BTreeSet<[u8; 17]>,
 }
@@ -42,32 +39,41 @@ impl Aliases {
             .iter()
             .filter_map(|function| Some((function.modalias.clone()?, BTreeSet::new())))
             .collect();
-        let digits = |kind: &str| Some(kind.as_bytes().get("pci:v".len()..)?.to_owned());
-        let mut vendors: Vec<_> = kinds.keys().filter_map(|kind| start_of(&digits(kind)?)).collect();
-        vendors.dedup();
-        Self { vendors, ids: kinds.keys().filter_map(|kind| start_of(&digits(kind)?)).collect(), kinds }
+        let vendors: BTreeSet<_> = kinds.keys().filter_map(|kind| start_of(digits_of(kind))).collect();
+        Self {
+            vendors: vendors.into_iter().map(u64::from_ne_bytes).collect(),
+            ids: kinds.keys().filter_map(|kind| start_of(digits_of(kind))).collect(),
+            kinds,
+        }
     }
 
-    /// Takes in whole lines.
+    /// Takes in whole lines. Those of PCI functions follow one another, with many others between.
     fn lines(&mut self, text: &[u8]) {
-        for at in memchr::memmem::find_iter(text, START) {
-            let begins = at.checked_sub(1).is_none_or(|before| text.get(before) == Some(&b'\n'));
-            let rest = text.get(at..).unwrap_or_default();
-            // Most lines are of vendors that are not here, and most others of other devices.
-            if begins && !self.is_of_others(rest.get(START.len()..).unwrap_or_default()) {
-                self.line(rest.get(..memchr::memchr(b'\n', rest).unwrap_or(rest.len())).unwrap_or_default());
+        let next = memchr::memmem::Finder::new(b"\nalias pci:v");
+        let mut rest = text;
+        loop {
+            if let Some(ids) = rest.strip_prefix(b"alias pci:v") {
+                let end = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
+                if !self.is_of_others(ids) {
+                    self.line(rest.get(..end).unwrap_or_default());
+                }
+                rest = rest.get(end + 1..).unwrap_or_default();
+            } else if let Some(end) = next.find(rest) {
+                rest = rest.get(end + 1..).unwrap_or_default();
+            } else {
+                return;
             }
         }
     }
 
-    /// Whether ids are written in full, and nobody has them.
+    /// Whether ids are written in full, and nobody has them: most lines are of vendors that are not here, and most
+    /// others of other devices.
     fn is_of_others(&self, ids: &[u8]) -> bool {
-        let nobodys = |both: &[u8; 17]| is_pair(both) && !self.ids.contains(both);
         start_of::<8>(ids).is_some_and(|vendor| {
-            if self.vendors.contains(&vendor) {
-                start_of::<17>(ids).is_some_and(|both| nobodys(&both))
+            if self.vendors.contains(&u64::from_ne_bytes(vendor)) {
+                start_of::<17>(ids).is_some_and(|both| is_literal(&both) && !self.ids.contains(&both))
             } else {
-                is_hex(&vendor)
+                is_literal(&vendor)
             }
         })
     }
@@ -98,18 +104,18 @@ impl Aliases {
     }
 }
 
+/// What follows `pci:v`.
+fn digits_of(modalias: &str) -> &[u8] {
+    modalias.as_bytes().get(5..).unwrap_or_default()
+}
+
 fn start_of<const N: usize>(bytes: &[u8]) -> Option<[u8; N]> {
     bytes.first_chunk().copied()
 }
 
-/// Two ids that are written in full.
-fn is_pair(bytes: &[u8; 17]) -> bool {
-    let [vendor @ .., b'd', _, _, _, _, _, _, _, _] = bytes else { return false };
-    is_hex(vendor) && bytes.last_chunk::<8>().is_some_and(|device| is_hex(device))
-}
-
-fn is_hex(bytes: &[u8]) -> bool {
-    bytes.iter().all(u8::is_ascii_hexdigit)
+/// Whether bytes of a pattern stand for themselves. All are looked at, many at once.
+fn is_literal(pattern: &[u8]) -> bool {
+    !pattern.iter().fold(false, |any, byte| any | matches!(byte, b'*' | b'?' | b'['))
 }
 
 /// `*`, `?` and sets; only the last `*` is ever tried again, so that the time is bounded.
