@@ -12,7 +12,8 @@ use std::ffi::OsString;
 pub(super) fn parse(words: &[OsString]) -> Result<Cli, Error> {
     let verbs = Verb::<false>::augment_subcommands(Command::new("verbs"));
     let named = verbs.get_subcommands().filter(|verb| words.iter().any(|word| word == verb.get_name()));
-    let command = General::augment_args(Command::new("gpuferry")).subcommands(named.cloned());
+    let root = Command::new("gpuferry").version(env!("CARGO_PKG_VERSION")).propagate_version(true);
+    let command = General::augment_args(root).subcommands(named.cloned());
     let few = command.try_get_matches_from(words).and_then(|matches| Cli::from_arg_matches(&matches));
     few.or_else(|_| Cli::try_parse_from(words))
 }
@@ -111,6 +112,8 @@ mod tests {
             "card",
             "generate",
             "inspect --json --json",
+            "card keep -V",
+            "card keep --version",
         ];
         for call in calls {
             let now = Cli::<true>::try_parse_from(words(call)).unwrap_err();

@@ -29,10 +29,20 @@ pub(crate) fn vendors() -> impl Iterator<Item = (u16, &'static str)> {
 
 /// A device's name, after that of its vendor.
 pub(crate) fn device(id: DeviceId) -> Option<String> {
+    Some(format!("{} {}", vendor(id.vendor)?, device_alone(id)?))
+}
+
+/// A device's name without that of its vendor.
+pub(super) fn device_alone(id: DeviceId) -> Option<&'static str> {
     let wanted = (id.vendor, id.device);
     let at = DEVICES.binary_search_by_key(&wanted, |(id, ..)| *id).ok()?;
-    let (_, start, length, _) = DEVICES.get(at)?;
-    Some(format!("{} {}", vendor(id.vendor)?, name(*start, *length)))
+    DEVICES.get(at).map(|(_, start, length, _)| name(*start, *length))
+}
+
+/// The next vendor's number.
+pub(super) fn vendor_behind(id: u32) -> Option<u32> {
+    let at = VENDORS.partition_point(|(vendor, ..)| u32::from(*vendor) <= id);
+    VENDORS.get(at).map(|(vendor, ..)| (*vendor).into())
 }
 
 /// The devices of a vendor and their names, by number.

@@ -67,7 +67,7 @@ impl Aliases {
     }
 
     /// Whether ids are written in full, and nobody has them: most lines are of vendors that are not here, and most
-    /// others of other devices.
+    /// others of other devices. (The bytes may reach into the next line: a pattern that is so short matches nobody.)
     fn is_of_others(&self, ids: &[u8]) -> bool {
         start_of::<8>(ids).is_some_and(|vendor| {
             if self.vendors.contains(&u64::from_ne_bytes(vendor)) {

@@ -144,6 +144,10 @@ fn fill(look: &Look, folder: &Folder, function: &mut Function, apart: bool) {
         let revision = folder.text("revision").and_then(|text| hex(&text));
         function.revision = revision.and_then(|id| u8::try_from(id).ok());
     }
+    // A port's counts for what is behind it (drivers/pci/pci.c, `pci_dev_check_d3cold`).
+    if !look.brief && (!is_bridge(function.class) || function.is_pci_bridge()) {
+        function.d3cold_allowed = folder.text("d3cold_allowed").and_then(|flag| parse_flag(&flag));
+    }
     // Virtual functions have ffff in their headers (SR-IOV specification, "Vendor ID").
     if own.is_none() || is_display(function.class) {
         function.physical_function = folder.link_name("physfn").and_then(|name| full_address(&name));
@@ -186,7 +190,6 @@ fn of_a_device(look: &Look, folder: &Folder, function: &mut Function, seen: bool
     if look.brief {
         return;
     }
-    function.d3cold_allowed = folder.text("d3cold_allowed").and_then(|flag| parse_flag(&flag));
     function.regions = folder.text("resource").map(|text| regions(&text, &names));
     // Written by root, read by all, under no lock (drivers/pci/pci.c, `reset_method_show`).
     let methods = folder.text("reset_method");
