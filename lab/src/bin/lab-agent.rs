@@ -2,7 +2,7 @@
 //!
 //! `lab-agent /dev/ttyS1`. Statically linked, so that it runs in every root file system. Each request is served by
 //! a thread of its own: a command that hangs in the kernel does not keep the lab from asking what else is going on.
-//! It decides nothing: what to run and how long to wait is the lab's business.
+//! It decides nothing: what to run and how long to wait is the lab's business. `lab-agent took COMMAND` times one.
 
 use anyhow::{Context, Result, bail, ensure};
 use lab::protocol::{End, Hello, Job, Request, Said, Want, decode, encode, parse};
