@@ -380,7 +380,7 @@ pub struct Function {
     /// Ways in which the kernel would reset it, first to last (`flr`, `bus`, …). `None`: not told, or a bridge.
     #[serde(default)]
     pub reset_methods: Option<Vec<String>>,
-    /// Whether the kernel may cut its power (`d3cold_allowed`). `None`: not told, or a bridge to no PCI bus.
+    /// Whether the kernel may cut its power (`d3cold_allowed`).
     #[serde(default)]
     pub d3cold_allowed: Option<bool>,
     /// Processes that hold its device nodes; looked at for the functions of cards. `None`: not told, or none was

@@ -144,9 +144,7 @@ fn fill(look: &Look, folder: &Folder, function: &mut Function, apart: bool) {
         let revision = folder.text("revision").and_then(|text| hex(&text));
         function.revision = revision.and_then(|id| u8::try_from(id).ok());
     }
-    // A port's counts too: it keeps its power, and with it that of what is behind it (drivers/pci/pci-acpi.c,
-    // `acpi_pci_choose_state`).
-    if !look.brief && (!is_bridge(function.class) || function.is_pci_bridge()) {
+    if !look.brief {
         function.d3cold_allowed = folder.text("d3cold_allowed").and_then(|flag| parse_flag(&flag));
     }
     // Virtual functions have ffff in their headers (SR-IOV specification, "Vendor ID").
